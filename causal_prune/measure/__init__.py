@@ -1,0 +1,1 @@
+"""Accuracy, cost, latency and agreement: numbers that may be believed."""

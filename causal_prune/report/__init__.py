@@ -1,0 +1,1 @@
+"""The report: data, rendering and the gate. Nothing here imports torch."""
