@@ -1,0 +1,65 @@
+# Needs make and a Python >= 3.11; everything else goes into .venv. `make help` lists the targets.
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first Python on PATH that is new enough; name another with `make PYTHON=/path/to/python3.12 ...`.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(READY)  ## make .venv, or bring it up to date (about two minutes the first time)
+
+# Made anew only when what it is made from has changed.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "make: '$(or $(PYTHON),python3)' is no Python >= 3.11: give one with PYTHON=/path/to/it" >&2; exit 1; }
+	@test -x $(BIN)/pip || { echo "making .venv (about two minutes)"; "$(PYTHON)" -m venv .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(READY)  ## train, prune, export and compare on digits, into export/digits (under three minutes)
+	@$(BIN)/causal-prune run
+
+.PHONY: lint
+lint: $(READY)  ## style, types, import contracts and docstrings
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "ruff format would change files: make format" >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/pydoclint --quiet causal_prune
+
+.PHONY: format
+format: $(READY)  ## lay out the code and mend what can be mended without judgement
+	@$(BIN)/ruff check --quiet --fix --exit-zero
+	@$(BIN)/ruff format
+
+.PHONY: test
+test: lint  ## lint, then the quick tests
+	@$(BIN)/python -m pytest -q
+
+.PHONY: test-slow
+test-slow: $(READY)  ## the slow tests
+	@$(BIN)/python -m pytest -q -m slow
+
+.PHONY: goldens
+goldens: $(READY)  ## write the golden reports anew after an intended change; then read the difference
+	@UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/report
+	@git --no-pager diff --stat -- tests/unit/report/golden
+
+.PHONY: build
+build: $(READY)  ## the wheel, into dist/
+	@rm -rf build
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+.PHONY: clean
+clean:  ## remove .venv, caches and what was built; export/ stays
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find causal_prune tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

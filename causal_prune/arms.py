@@ -1,0 +1,183 @@
+"""One arm of a comparison: cut, repair, fine-tune, measure. All arms share widths, data, budget and schedule."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from causal_prune.batches import Inputs
+from causal_prune.channel_removal import remove, zero, zero_masks
+from causal_prune.compensation import compensate
+from causal_prune.fine_tuning import fine_tune
+from causal_prune.measure.accuracy import Accuracy, evaluate
+from causal_prune.measure.cost import Cost, count_cost
+from causal_prune.progress import track
+from causal_prune.pruning_plan import PruningPlan
+
+Mode = Literal["remove", "zero"]
+Images = Dataset[tuple[Tensor, int]]
+BATCH = 128
+CURVE_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all arms of a comparison share.
+
+    Attributes:
+        dense: The network before.
+        train: Training images.
+        calibration: Calibration images.
+        test: Test images; read once per arm.
+        example: An input for counting and exporting.
+        repair: Whether batch norm is re-estimated after the cut.
+        epochs: Epochs of fine-tuning after it.
+        lr: Highest learning rate of the fine-tuning.
+        distill: Whether the dense network teaches.
+        seed: Of the fine-tuning.
+        device: Where to compute.
+    """
+
+    dense: nn.Module
+    train: Images
+    calibration: Images
+    test: Images
+    example: Inputs
+    repair: bool
+    epochs: int
+    lr: float
+    distill: bool
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm as it came out.
+
+    Attributes:
+        name: "dense", "causal", "random", "magnitude" or "causal-removed".
+        importance: The method that chose the units; None for the dense network.
+        seed: Of the method, where it has one.
+        model: The network at the end.
+        stages: Accuracy on the test split after the "cut", after "compensation" and at the "end", from one pass.
+        cost: Multiply-accumulates and parameters.
+    """
+
+    name: str
+    importance: str | None
+    seed: int | None
+    model: nn.Module
+    stages: Mapping[str, Accuracy]
+    cost: Cost
+
+
+def loader(images: Images, *, shuffle: bool = False, seed: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of a split.
+
+    Args:
+        images: The split.
+        shuffle: Whether the order changes with every epoch.
+        seed: Of the order.
+
+    Returns:
+        A loader of (images, labels).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    # a last batch of one image has no variance and cannot train a batch norm
+    ragged = shuffle and len(images) % BATCH == 1 and len(images) > BATCH  # type: ignore[arg-type]
+    return DataLoader(images, BATCH, shuffle=shuffle, generator=generator, drop_last=ragged)  # type: ignore[arg-type]
+
+
+def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
+    """Apply a plan in one of the two modes.
+
+    Args:
+        dense: The network before.
+        plan: What goes.
+        mode: "remove" or "zero".
+
+    Returns:
+        A copy.
+    """
+    return remove(dense, plan) if mode == "remove" else zero(dense, plan)
+
+
+def run_arm(recipe: Recipe, plan: PruningPlan, *, name: str, importance: str, seed: int | None,
+            mode: Mode) -> ArmResult:
+    """Cut, repair and fine-tune one arm, then read the test split once for all three stages.
+
+    Args:
+        recipe: What all arms share.
+        plan: The units that this arm drops.
+        name: Of the arm.
+        importance: Of the method that chose the units.
+        seed: Of the method, or None.
+        mode: How the units go.
+
+    Returns:
+        The arm.
+    """
+    label = name if seed is None else f"{name} {seed}"
+    after_cut = cut(recipe.dense, plan, mode)
+    repaired = compensate(after_cut, recipe.dense, loader(recipe.calibration), device=recipe.device,
+                          method="batchnorm" if recipe.repair else "none", label=f"{label}: compensate")
+    tuned = fine_tune(repaired, loader(recipe.train, shuffle=True, seed=recipe.seed), epochs=recipe.epochs,
+                      lr=recipe.lr, teacher=recipe.dense if recipe.distill else None, seed=recipe.seed,
+                      device=recipe.device, label=f"{label}: fine-tune",
+                      masks=zero_masks(recipe.dense, plan) if mode == "zero" else None).eval()
+    stages = evaluate({"cut": after_cut, "compensation": repaired, "end": tuned}, loader(recipe.test),
+                      device=recipe.device, label=f"{label}: test")
+    return ArmResult(name, importance, seed, tuned, stages, count_cost(tuned, recipe.example))
+
+
+def dense_arm(recipe: Recipe) -> ArmResult:
+    """The network before, measured like the others.
+
+    Args:
+        recipe: What all arms share.
+
+    Returns:
+        The arm.
+    """
+    stages = evaluate({"end": recipe.dense}, loader(recipe.test), device=recipe.device, label="dense: test")
+    return ArmResult("dense", None, None, recipe.dense, stages, count_cost(recipe.dense, recipe.example))
+
+
+def curve(recipe: Recipe, validation: Images, plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]],
+          mode: Mode) -> dict[tuple[float, str, int], float]:
+    """Accuracy on validation images after cut and repair, without fine-tuning, for many plans.
+
+    Args:
+        recipe: What all arms share.
+        validation: Validation images; the first 1,000 are read.
+        plans: By (share removed, arm, seed) what makes the plan.
+        mode: How the units go.
+
+    Returns:
+        Accuracy by the same keys.
+    """
+    some: Images = Subset(validation, range(min(CURVE_IMAGES, len(validation))))  # type: ignore[arg-type]
+    result = {}
+    for key, make in track(plans.items(), "accuracy against share removed", total=len(plans), unit="network"):
+        smaller = cut(recipe.dense, make(), mode)
+        repaired = compensate(smaller, recipe.dense, loader(recipe.calibration), device=recipe.device,
+                              method="batchnorm" if recipe.repair else "none")
+        result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
+    return result
+
+
+def bundle_weights(model: nn.Module, path: Path) -> None:
+    """Write the weights of a network as safetensors, tied ones once per name.
+
+    Args:
+        model: The network.
+        path: The file.
+    """
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}, path)

@@ -1,0 +1,144 @@
+"""What a batch may be, and how a network is run without leaving a trace on it or on the random state."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from causal_prune.errors import InputError
+
+Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def inputs_of(batch: Any) -> Inputs:
+    """The network's inputs in a batch of a loader.
+
+    Args:
+        batch: A tensor, a mapping of tensors, or a tuple or list whose first entry holds the inputs (a tensor,
+            a tuple or a mapping) and whose further entries are labels.
+
+    Returns:
+        The inputs alone.
+
+    Raises:
+        InputError: If the batch is none of these.
+    """
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(inputs, Tensor | tuple | list | Mapping) or not tensors_in(inputs):
+        raise InputError(
+            f"a batch is a {type(batch).__name__} without inputs: "
+            "give tensors, (inputs, labels), or mappings of tensors"
+        )
+    return inputs
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Every tensor inside nested tuples, lists and mappings, in order.
+
+    Args:
+        value: A network's inputs or outputs; entries that are no tensors are passed over.
+
+    Returns:
+        The tensors, not copied.
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for entry in value.values() for tensor in tensors_in(entry)]
+    if isinstance(value, tuple | list):
+        return [tensor for entry in value for tensor in tensors_in(entry)]
+    return []
+
+
+def moved(inputs: Any, device: torch.device | str) -> Any:
+    """The same inputs on another device.
+
+    Args:
+        inputs: What `inputs_of` returned.
+        device: Where the tensors shall be.
+
+    Returns:
+        The same structure; a tensor that is there already is not copied.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, Mapping):
+        return {key: moved(entry, device) for key, entry in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(moved(entry, device) for entry in inputs)
+    return inputs
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a network on one batch of inputs.
+
+    Args:
+        model: The network.
+        inputs: A tensor, a tuple of positional arguments or a mapping of keyword arguments.
+
+    Returns:
+        Whatever the network returns.
+    """
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a network's first parameter or buffer; the CPU where it has none.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The device.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Give every module of a network its train or eval mode back at the end of the block.
+
+    Args:
+        model: The network; its modules may be in different modes.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's generators of the CPU and of `device` inside the block, and restore them after it.
+
+    Args:
+        seed: The seed.
+        device: The device that computes in the block.
+
+    Yields:
+        Nothing.
+    """
+    where = torch.device(device)
+    cuda = (
+        [torch.cuda.current_device() if where.index is None else where.index] if where.type == "cuda" else []
+    )
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed would also seed devices not restored here
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield

@@ -1,0 +1,278 @@
+"""The comparison of arms: which ones run, what they export, and what the report says of them."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from causal_prune.arms import ArmResult, Images, Mode, Recipe, curve, dense_arm, run_arm
+from causal_prune.filter_graph import FilterGraph
+from causal_prune.filter_moments import FilterMoments
+from causal_prune.importance import FilterScores, score
+from causal_prune.measure.accuracy import mcnemar_exact, paired_difference
+from causal_prune.measure.latency import Latency, measure_latency, speedup
+from causal_prune.onnx_export import Parity, export_onnx
+from causal_prune.progress import status
+from causal_prune.pruning_plan import PruningPlan, plan, plan_widths
+from causal_prune.report.report import Arm, Comparison, Curve, LatencySummary, Layer, hits_to_text
+
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another way of choosing units.
+
+    Attributes:
+        name: Of the arm.
+        seed: Of the scores, where they have one.
+        scores: What it chooses by.
+    """
+
+    name: str
+    seed: int | None
+    scores: FilterScores
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An arm as an ONNX file.
+
+    Attributes:
+        parity: With the network that it came from.
+        size: In bytes.
+        latency: Samples.
+    """
+
+    parity: Parity
+    size: int
+    latency: Latency
+
+
+def rivals_of(graph: FilterGraph, moments: FilterMoments, arms: Iterable[str], random_seeds: int,
+              seed: int) -> list[Rival]:
+    """Scores of the arms beside the causal one.
+
+    Args:
+        graph: From `trace`.
+        moments: From `observe`.
+        arms: Names; "causal" is passed over.
+        random_seeds: Number of random arms.
+        seed: The first random arm's seed; the others count on.
+
+    Returns:
+        The rivals, random ones first.
+    """
+    rivals = []
+    if "random" in arms:
+        rivals += [Rival("random", k, score(graph, moments, method="random", seed=k))
+                   for k in range(seed, seed + random_seeds)]
+    if "magnitude" in arms:
+        rivals.append(Rival("magnitude", None, score(graph, moments, method="magnitude")))
+    return rivals
+
+
+def run_arms(recipe: Recipe, graph: FilterGraph, planned: PruningPlan, importance: str,
+             rivals: Sequence[Rival], mode: Mode) -> list[ArmResult]:
+    """Run the dense network, the causal arm and its rivals, all at the same widths.
+
+    Args:
+        recipe: What all arms share.
+        graph: From `trace`.
+        planned: The causal arm's plan, whose widths all take.
+        importance: The causal arm's method.
+        rivals: The other arms.
+        mode: How the units go; with "zero" a further arm removes the causal arm's units.
+
+    Returns:
+        The arms, dense first, causal second.
+    """
+    widths = {name: len(units) for name, units in planned.kept_units.items()}
+    target = planned.target
+    results = [dense_arm(recipe), run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode)]
+    if mode == "zero":
+        results.append(run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove"))
+    for rival in rivals:
+        theirs = plan_widths(graph, rival.scores, widths, kind=target.kind, requested=target.requested)
+        results.append(run_arm(recipe, theirs, name=rival.name, importance=rival.scores.method, seed=rival.seed,
+                               mode=mode))
+    return results
+
+
+def share_curve(recipe: Recipe, validation: Images, graph: FilterGraph, scores: FilterScores,
+                rivals: Sequence[Rival], mode: Mode) -> Curve:
+    """Accuracy against the share of units removed, causal and random, without fine-tuning.
+
+    Args:
+        recipe: What all arms share.
+        validation: Validation images.
+        graph: From `trace`.
+        scores: The causal arm's.
+        rivals: The random ones among them are taken.
+        mode: How the units go.
+
+    Returns:
+        The curve.
+    """
+    chosen = {"causal": [(0, scores)],
+              "random": [(rival.seed or 0, rival.scores) for rival in rivals if rival.name == "random"]}
+    plans = {(share, name, seed): (lambda s=theirs, r=share: plan(graph, s, remove_filters=r))
+             for share in SHARES for name, entries in chosen.items() for seed, theirs in entries}
+    found = curve(recipe, validation, plans, mode)
+    seeds = [seed for seed, _ in chosen["random"]]
+    repaired = "batch-norm re-estimation" if recipe.repair else "no repair"
+    return Curve(
+        shares=SHARES,
+        causal=tuple(found[share, "causal", 0] for share in SHARES),
+        random=tuple(tuple(found[share, "random", seed] for seed in seeds) for share in SHARES),
+        split="validation",
+        note=f"the same share of every group; {repaired}, no fine-tuning; up to 1,000 validation images",
+    )
+
+
+def export_arms(results: Sequence[ArmResult], recipe: Recipe, folder: Path, *, threads: int,
+                metadata: Mapping[str, str]) -> dict[int, Exported]:
+    """Export and time the first arm of every name; `model.onnx` is the causal one.
+
+    Args:
+        results: The arms.
+        recipe: What all arms share.
+        folder: The bundle; files of other arms are written to it and removed again.
+        threads: Of ONNX Runtime.
+        metadata: Written into the files.
+
+    Returns:
+        By position in `results` what was exported.
+
+    Raises:
+        ParityError: If an export computes something else than its network.
+    """
+    first: dict[str, int] = {}
+    for position, result in enumerate(results):
+        first.setdefault(result.name, position)
+    files = {name: folder / ("model.onnx" if name == "causal" else f".{name}.onnx") for name in first}
+    parities = {}
+    for name, position in first.items():
+        with status(f"{name}: export ONNX and compare with torch"):
+            parities[name] = export_onnx(results[position].model, files[name], recipe.example,
+                                         metadata={**metadata, "causal_prune.arm": name})
+    latencies = measure_latency(files, threads=threads, seed=recipe.seed, label="latency, all arms interleaved")
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    for name, path in files.items():
+        if name != "causal":
+            path.unlink()
+    return {position: Exported(parities[name], sizes[name], latencies[name]) for name, position in first.items()}
+
+
+def arm_entries(results: Sequence[ArmResult], exports: Mapping[int, Exported]) -> list[Arm]:
+    """The arms as the report holds them.
+
+    Args:
+        results: The arms, dense first, causal second.
+        exports: From `export_arms`.
+
+    Returns:
+        One entry per arm.
+    """
+    reference, causal = exports[0].latency, results[1].stages["end"]
+    entries = []
+    for position, result in enumerate(results):
+        end, exported = result.stages["end"], exports.get(position)
+        stages = {name: stage.value for name, stage in result.stages.items()}
+        latency = exported.latency if exported else None
+        entries.append(Arm(
+            name=result.name, importance=result.importance, seed=result.seed,
+            accuracy_after_cut=stages.get("cut"), accuracy_after_compensation=stages.get("compensation"),
+            accuracy=end.value, correct=end.correct, total=end.total, ci95=end.ci95,
+            macs=result.cost.macs, params=result.cost.params,
+            onnx_bytes=exported.size if exported else None,
+            latency_ms=_summary(latency) if latency else None,
+            speedup=speedup(reference, latency) if latency else None,
+            predictions_sha256=end.predictions_sha256, hits=hits_to_text(end.hits),
+            mcnemar_p=None if position == 1 else mcnemar_exact(causal.hits, end.hits),
+        ))
+    return entries
+
+
+def _summary(latency: Latency) -> LatencySummary:
+    return LatencySummary(median=latency.median, p90=latency.p90, p99=latency.p99, iqr=latency.iqr,
+                          threads=latency.threads, batch=latency.batch)
+
+
+def compared(results: Sequence[ArmResult]) -> Comparison | None:
+    """The causal arm against the random arms, paired by the test images and over the seeds.
+
+    Args:
+        results: The arms, causal second.
+
+    Returns:
+        The comparison; None without random arms.
+    """
+    causal = results[1].stages["end"]
+    random = [result.stages["end"] for result in results if result.name == "random"]
+    if not random:
+        return None
+    difference = paired_difference([causal.value - other.value for other in random])
+    middle = min(random, key=lambda other: abs(other.value - median(each.value for each in random)))
+    return Comparison(arm="causal", versus="random", mean_difference=difference.mean, ci95=difference.ci95,
+                      mcnemar_p=mcnemar_exact(causal.hits, middle.hits), wins_of=(difference.wins, difference.of))
+
+
+def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[Layer]:
+    """Widths before and after, of convolutions and linear layers.
+
+    Args:
+        graph: From `trace`.
+        planned: The causal arm's plan.
+
+    Returns:
+        One entry per layer in order of execution, layers that never ran last.
+    """
+    entries = []
+    for name, layer in graph.layers.items():
+        if layer.inputs:
+            entry = planned.layers.get(name)
+            kept = entry.keep_filters if entry else None
+            entries.append(Layer(name=name, filters_before=layer.filters, frozen=graph.frozen.get(name),
+                                 filters_after=layer.filters if kept is None else len(kept)))
+    return entries
+
+
+def environment(threads: int) -> dict[str, str | int | float | bool | None]:
+    """What the numbers were made with.
+
+    Args:
+        threads: Of ONNX Runtime.
+
+    Returns:
+        Versions, processor and threads.
+    """
+    packages = ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "numpy", "causal-prune")
+    return {
+        "python": platform.python_version(), **{name: version(name) for name in packages},
+        "platform": platform.platform(), "cpu": _processor(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch_threads": torch.get_num_threads(), "onnxruntime_threads": threads,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+                platform.processor() or platform.machine())
+
+
+def now() -> str:
+    """The time of the report.
+
+    Returns:
+        ISO 8601, UTC, seconds.
+    """
+    return datetime.now(UTC).isoformat(timespec="seconds")

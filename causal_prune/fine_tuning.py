@@ -1,0 +1,287 @@
+"""Short training of a cut network: SGD with a one-cycle schedule, distillation, and masks that hold."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import OneCycleLR
+
+from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.errors import CausalPruneError, InputError
+from causal_prune.progress import track
+
+AUXILIARY_WEIGHT = 0.3  # Szegedy et al. 2015, section 5
+
+
+def fine_tune(
+    model: nn.Module,
+    train: Iterable[Any],
+    *,
+    teacher: nn.Module | None = None,
+    epochs: int = 1,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    temperature: float = 4.0,
+    distill_weight: float = 0.5,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    masks: Mapping[str, Tensor] | None = None,
+    label: str = "fine-tune",
+) -> nn.Module:
+    """Train a copy of a network for a few epochs, with the dense network as a teacher if one is given.
+
+    With logits z of the network and t of the teacher, labels y, temperature T and distill_weight w:
+
+        loss = (1 - w) CE(z, y) + w T^2 KL(softmax(t / T) || softmax(z / T))
+
+    (Hinton et al. 2015, section 2; T^2 keeps the gradient's size independent of T); without a teacher, CE alone.
+    A network that returns several outputs in training (GoogLeNet, Inception) has its logits in the first tensor;
+    every further tensor adds 0.3 of its own loss. SGD with Nesterov momentum; the learning rate follows one cycle
+    (Smith and Topin 2018), rising to `lr` over 30 % of the steps and falling to almost 0 by a cosine.
+    One-dimensional parameters (biases, batch norm) are not decayed. Parameters with requires_grad=False stay, and
+    a batch norm whose parameters are frozen keeps its running statistics.
+
+    Args:
+        model: The network; not changed.
+        train: Batches (inputs, labels), iterated once per epoch; labels are class indices, (N,), and the logits
+            (N, classes).
+        teacher: The network to imitate, run in eval mode; not changed.
+        epochs: Passes over `train`, 0 or more; 0 returns a plain copy.
+        lr: The highest learning rate, > 0.
+        momentum: In [0, 1); 0 is plain SGD.
+        weight_decay: L2 penalty, 0 or more.
+        temperature: T, > 0.
+        distill_weight: w, in [0, 1]; no effect without a teacher.
+        seed: Seeds torch's generators, and so the shuffling of a DataLoader that has no generator of its own.
+        device: Where to compute.
+        masks: 0/1 tensors by parameter name, each of the parameter's shape; entries at 0 are held at 0.
+        label: What the progress bar is called.
+
+    Returns:
+        The trained copy, on the device of `model`, in its train or eval mode, without gradients. On the CPU the
+        same arguments give the same bits.
+
+    Raises:
+        InputError: If an option is out of its range, `train` is empty or no batch of (inputs, labels), a label is
+            outside the classes, a mask does not fit, every parameter is frozen, or the shapes do not fit.
+        CausalPruneError: If the loss, or a weight after the last step, is NaN or infinite.
+
+    Cost: `epochs` forward and backward passes over `train`, and one forward pass of the teacher each.
+
+    Example:
+        >>> batches = [(torch.randn(8, 3), torch.randint(0, 2, (8,)))]
+        >>> tuned = fine_tune(nn.Linear(3, 2), batches, epochs=2, lr=0.1)
+        >>> tuned.training
+        True
+    """
+    _check_options(epochs, lr, momentum, weight_decay, temperature, distill_weight)
+    tuned = copy.deepcopy(model)
+    if epochs == 0:
+        return tuned
+    tuned.to(device)
+    kept = _masked_parameters(tuned, masks or {})
+    objective = _Objective(_teacher_on(teacher, device), temperature, distill_weight)
+    with seeded(seed, device), torch.enable_grad(), modes_kept(tuned):
+        steps = epochs * _length(train)
+        _train_mode(tuned)
+        optimizer = _optimizer(tuned, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        schedule = OneCycleLR(optimizer, lr, total_steps=max(steps, 2), cycle_momentum=False)
+        batches = track(_batches(train, epochs), label, total=steps)
+        for step, (place, batch) in enumerate(batches, start=1):
+            loss = _step(tuned, objective, batch, place, device)
+            if not math.isfinite(loss.item()):
+                raise CausalPruneError(
+                    f"fine_tune: the loss is {loss.item()} at {place}: lower lr ({lr}) or check the images for NaN"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            _hold(kept)
+            if step < steps:  # a loader may give more batches than its length says; the rate then stays low
+                schedule.step()
+        optimizer.zero_grad()
+    _check_weights(tuned, lr)
+    return tuned.to(device_of(model))
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """The loss of `fine_tune`."""
+
+    teacher: nn.Module | None
+    temperature: float
+    distill_weight: float
+
+    def __call__(self, outputs: Any, inputs: Any, labels: Tensor) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            outputs: What the network returned.
+            inputs: The network's inputs.
+            labels: Class indices, (N,).
+
+        Returns:
+            A scalar.
+
+        Raises:
+            InputError: If logits, labels and the teacher's logits do not fit.
+        """
+        first, *auxiliary = tensors_in(outputs)
+        _check_labels(first, labels)
+        target = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                target = tensors_in(call(self.teacher, inputs))[0]
+            if target.shape != first.shape:
+                raise InputError(
+                    f"fine_tune: the teacher's logits are {tuple(target.shape)}, the network's "
+                    f"{tuple(first.shape)}: give the network that it was cut from"
+                )
+        extra = [AUXILIARY_WEIGHT * self._of(logits, target, labels) for logits in auxiliary]
+        return torch.stack([self._of(first, target, labels), *extra]).sum()
+
+    def _of(self, logits: Tensor, target: Tensor | None, labels: Tensor) -> Tensor:
+        hard = functional.cross_entropy(logits, labels)
+        if target is None:
+            return hard
+        soft = functional.kl_div(
+            functional.log_softmax(logits / self.temperature, dim=1),
+            functional.log_softmax(target / self.temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - self.distill_weight) * hard + self.distill_weight * self.temperature**2 * soft
+
+
+def _check_options(
+    epochs: int, lr: float, momentum: float, weight_decay: float, temperature: float, distill_weight: float
+) -> None:
+    ranges = (
+        ("epochs", epochs, epochs >= 0, "0 or more"),
+        ("lr", lr, 0 < lr < math.inf, "above 0"),
+        ("momentum", momentum, 0 <= momentum < 1, "in [0, 1)"),
+        ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
+        ("temperature", temperature, 0 < temperature < math.inf, "above 0"),
+        ("distill_weight", distill_weight, 0 <= distill_weight <= 1, "in [0, 1]"),
+    )
+    for name, value, fits, wanted in ranges:
+        if not fits:
+            raise InputError(f"fine_tune: {name}={value} must be {wanted}")
+
+
+def _teacher_on(teacher: nn.Module | None, device: str | torch.device) -> nn.Module | None:
+    # A copy, because the caller's teacher may be on another device and in train mode.
+    return None if teacher is None else copy.deepcopy(teacher).to(device).eval()
+
+
+def _length(train: Iterable[Any]) -> int:
+    if isinstance(train, Iterator):
+        raise InputError("fine_tune: train can be iterated only once: give a DataLoader or a list of batches")
+    length = len(train) if isinstance(train, Sized) else sum(1 for _ in train)
+    if length == 0:
+        raise InputError("fine_tune: train has no batch: give at least one")
+    return length
+
+
+def _batches(train: Iterable[Any], epochs: int) -> Iterator[tuple[str, Any]]:
+    for epoch in range(1, epochs + 1):
+        for index, batch in enumerate(train, start=1):
+            yield f"epoch {epoch}, batch {index}", batch
+
+
+def _step(
+    tuned: nn.Module, objective: _Objective, batch: Any, place: str, device: str | torch.device
+) -> Tensor:
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+        raise InputError(f"fine_tune: {place} is no pair (inputs, labels)")
+    inputs = moved(inputs_of(batch), device)
+    try:
+        return objective(call(tuned, inputs), inputs, batch[1].to(device).long())
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"fine_tune: the network cannot train on {place}, {shapes}: {reason}") from error
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
+        raise InputError(
+            f"fine_tune: the logits are {tuple(logits.shape)} and the labels {tuple(labels.shape)}: "
+            "expected (N, classes) and (N,)"
+        )
+    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if wrong.numel():
+        raise InputError(
+            f"fine_tune: label {int(wrong[0])} is outside the {logits.shape[1]} classes of the network"
+        )
+
+
+def _train_mode(tuned: nn.Module) -> None:
+    tuned.train()
+    for module in tuned.modules():
+        if isinstance(module, _BatchNorm) and module.affine:
+            module.training = any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _optimizer(tuned: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
+    if not trained:
+        raise InputError("fine_tune: every parameter has requires_grad=False: unfreeze some, or use epochs=0")
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=lr, momentum=momentum, nesterov=momentum > 0
+    )
+
+
+def _masked_parameters(tuned: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pair each mask with its parameter, and zero what it forbids.
+
+    Args:
+        tuned: The network; its masked entries become 0.
+        masks: 0/1 tensors by parameter name.
+
+    Returns:
+        (parameter, boolean tensor that is true where the parameter stays 0).
+
+    Raises:
+        InputError: If a name, a shape or a value does not fit.
+    """
+    parameters = dict(tuned.named_parameters(remove_duplicate=False))
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise InputError(f"fine_tune: masks name {name!r}, which is no parameter of the network")
+        if mask.shape != parameters[name].shape:
+            raise InputError(
+                f"fine_tune: the mask of {name!r} is {tuple(mask.shape)}, "
+                f"the parameter {tuple(parameters[name].shape)}"
+            )
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError(f"fine_tune: the mask of {name!r} has entries other than 0 and 1")
+        pairs.append((parameters[name], mask.to(parameters[name].device) == 0))
+    _hold(pairs)
+    return pairs
+
+
+def _hold(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for parameter, zero in pairs:
+            parameter.masked_fill_(zero, 0.0)
+
+
+def _check_weights(tuned: nn.Module, lr: float) -> None:
+    for name, parameter in tuned.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise CausalPruneError(
+                f"fine_tune: {name!r} is NaN or infinite after the last step: lower lr ({lr})"
+            )

@@ -1,0 +1,69 @@
+"""The documented causal score: linear structural equations between the filters' Frobenius norms (applybn 0.1.4)."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from causal_prune.filter_graph import FilterGraph
+from causal_prune.filter_moments import FeatureMoments, FilterMoments
+from causal_prune.importance.scores import FilterScores, Parents, from_filters
+
+
+def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+    """Sum over the children of the absolute coefficients with which a filter enters their equations.
+
+    F_i is the Frobenius norm over space of filter i's raw output, one number per image. Least squares with
+    intercept fits F_i = b_0 + sum_j b_ji F_j + e over the parents' filters; the score of j is sum_i |b_ji|,
+    divided by its sum over the layer. A layer without children scores 1 / filters everywhere.
+
+    It is kept because the method's authors document it. It does not reliably beat random, and it is bound to
+    scale: multiplying a filter by 8 and dividing its readers by 8 divides its score by 8.
+
+    Args:
+        graph: From `trace`.
+        moments: From `observe`.
+        parents: "chain" reproduces the original, "graph" uses the true parents.
+        seed: Not used.
+
+    Returns:
+        The scores; the scores of a layer sum to 1.
+
+    Cost: one least-squares solve per convolution, cubic in the number of its parents' filters.
+    """
+    kinship = graph.parents(parents)
+    totals = {name: torch.zeros(layer.filters, dtype=torch.float64)
+              for name, layer in graph.layers.items() if layer.kind == "conv"}
+    for child, joint in moments.features.items():
+        sources = [name for name in kinship.get(child, ()) if name in joint.layers]
+        if not sources:
+            continue
+        widths = [graph.layers[name].filters for name in sources]
+        if moments.images <= sum(widths):
+            warnings.warn(f"{moments.images} images cannot determine the equations of {child}, which has "
+                          f"{sum(widths)} parents; the minimum-norm solution is used", stacklevel=3)
+        coefficients = _coefficients(graph, joint, sources, child)
+        for name, part in zip(sources, coefficients.abs().sum(dim=1).split(widths), strict=True):
+            totals[name] += part
+    shares = {name: total / total.sum() if float(total.sum()) > 0 else torch.full_like(total, 1 / len(total))
+              for name, total in totals.items()}
+    return from_filters("documented", "share of the layer's causal effect", graph, shares)
+
+
+def _coefficients(graph: FilterGraph, joint: FeatureMoments, sources: list[str], child: str) -> Tensor:
+    """Least-squares coefficients of all filters of `child` on all filters of `sources`, minimum norm."""
+    offsets, start = {}, 0
+    for name in joint.layers:
+        offsets[name] = torch.arange(start, start := start + graph.layers[name].filters)
+    rows, columns = torch.cat([offsets[name] for name in sources]), offsets[child]
+    scatter = joint.moments.scatter
+    gram, cross = scatter[rows][:, rows], scatter[rows][:, columns]
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    pivots = factor.diagonal().square()
+    if not failed and pivots.min() > pivots.max() * len(pivots) * torch.finfo(torch.float64).eps:
+        return torch.cholesky_solve(cross, factor)
+    values, vectors = torch.linalg.eigh(gram)
+    # minimum-norm solution: directions without variance get no coefficient
+    usable = values > values.max().clamp_min(0) * len(values) * torch.finfo(torch.float64).eps
+    inverse = torch.where(usable, 1 / torch.where(usable, values, torch.ones_like(values)), torch.zeros_like(values))
+    return vectors @ (inverse[:, None] * (vectors.mT @ cross))

@@ -1,0 +1,28 @@
+"""Random scores: the baseline that every method must beat."""
+
+import torch
+from torch import Tensor
+
+from causal_prune.filter_graph import FilterGraph, Group
+from causal_prune.filter_moments import FilterMoments
+from causal_prune.importance.scores import FilterScores, Parents, from_units
+
+
+def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+    """Independent uniform numbers in [0, 1), one per unit.
+
+    Args:
+        graph: From `trace`.
+        moments: Not used.
+        parents: Not used.
+        seed: Of a generator of its own; the global random state is not touched.
+
+    Returns:
+        The scores; the same for the same graph and seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(group: Group) -> Tensor:
+        return torch.rand(group.size, generator=generator, dtype=torch.float64)
+
+    return from_units("random", "uniform random number", graph, draw)

@@ -1,0 +1,81 @@
+"""What a method returns, and what all methods share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from causal_prune.filter_graph import FilterGraph, Group
+from causal_prune.filter_moments import FilterMoments
+
+Parents = Literal["graph", "chain"]
+
+
+@dataclass(frozen=True)
+class FilterScores:
+    """How much every unit matters.
+
+    Attributes:
+        method: Name in `METHODS`.
+        unit: What a score of 1 means.
+        groups: By prunable group one score per unit, float64 of shape (units,), not negative.
+        layers: By producer one score per filter, float64 of shape (filters,); NaN for filters never cut.
+    """
+
+    method: str
+    unit: str
+    groups: Mapping[str, Tensor]
+    layers: Mapping[str, Tensor]
+
+
+class Method(Protocol):
+    """What every entry of `METHODS` can be called as."""
+
+    def __call__(self, graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+        """Score every unit of every prunable group."""
+        ...
+
+
+def from_filters(method: str, unit: str, graph: FilterGraph, filters: Mapping[str, Tensor]) -> FilterScores:
+    """Scores of units from scores of filters: the sum over the filters that a unit holds.
+
+    Args:
+        method: Name in `METHODS`.
+        unit: What a score of 1 means.
+        graph: From `trace`.
+        filters: By producer one score per filter.
+
+    Returns:
+        The scores.
+    """
+    groups = {}
+    for group in graph.prunable:
+        total = torch.zeros(group.size, dtype=torch.float64)
+        for member in group.of_role("producer"):
+            if member.layer in filters:
+                total.index_add_(0, torch.tensor(member.units), filters[member.layer][list(member.positions)])
+        groups[group.name] = total
+    return FilterScores(method, unit, groups, dict(filters))
+
+
+def from_units(method: str, unit: str, graph: FilterGraph, score: Callable[[Group], Tensor]) -> FilterScores:
+    """Scores of filters from scores of units: every filter has the score of its unit.
+
+    Args:
+        method: Name in `METHODS`.
+        unit: What a score of 1 means.
+        graph: From `trace`.
+        score: Gives one score per unit of a group, shape (units,).
+
+    Returns:
+        The scores.
+    """
+    groups = {group.name: score(group) for group in graph.prunable}
+    layers: dict[str, Tensor] = {}
+    for group in graph.prunable:
+        for member in group.of_role("producer"):
+            layer = layers.setdefault(member.layer, torch.full((member.extent,), torch.nan, dtype=torch.float64))
+            layer[list(member.positions)] = groups[group.name][list(member.units)]
+    return FilterScores(method, unit, groups, layers)

@@ -1,0 +1,235 @@
+"""What the commands do once their options are read: settings in, values and tables out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from causal_prune.arms import Mode, loader
+from causal_prune.batches import seeded
+from causal_prune.errors import InputError
+from causal_prune.filter_graph import FilterGraph, trace
+from causal_prune.filter_moments import observe
+from causal_prune.fine_tuning import fine_tune
+from causal_prune.importance import METHODS, score
+from causal_prune.importance.scores import Parents
+from causal_prune.measure.latency import measure_latency, speedup
+from causal_prune.pipeline import Compressed, Data, compress
+from causal_prune.pruning_plan import alignment, plan
+from causal_prune.report.bundle import check_out
+from causal_prune.settings import RunSettings
+from causal_prune.small_cnn import small_resnet
+from causal_prune.sources import check_fits, load_data, load_model, load_weights
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TRAINING_EPOCHS = 40
+TRAINING_LR = 0.1
+"""Of the embedded network; chosen on the validation split of the digits."""
+EMBEDDED_EPOCHS = 3
+
+
+def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
+    """The whole flow into a bundle.
+
+    Args:
+        settings: The options.
+        force: Whether a folder that is no bundle may be replaced.
+        command: How the run was started.
+
+    Returns:
+        The network, its plan, its report and the folder.
+
+    Raises:
+        CausalPruneError: As `compress`, and for a model, weights or data that cannot be used.
+    """
+    out = settings.out if settings.out is not None else Path("export") / _title(settings)
+    check_out(out, force=force)
+    _check_method(settings)
+    model, data = _dense(settings)
+    kind, share = settings.target
+    return compress(
+        model, data, **{kind: share}, importance=settings.importance, parents=_parents(settings),
+        mode=settings.mode, align=settings.align, freeze=settings.freeze, repair=settings.compensate,
+        epochs=_epochs(settings), distill=settings.distill, arms=settings.arms, random_seeds=settings.random_seeds,
+        seed=settings.seed, threads=settings.threads, device=settings.device, out=out, force=force,
+        title=_title(settings), command=command,
+    )
+
+
+def dry_run(settings: RunSettings) -> Iterator[str]:
+    """Plan, and describe what would be cut, without writing anything.
+
+    Args:
+        settings: The options.
+
+    Yields:
+        One line per layer that would be cut, then the target.
+
+    Raises:
+        CausalPruneError: As `run_job`.
+    """
+    _check_method(settings)
+    kind, share = settings.target
+    if kind == "keep_latency":
+        raise InputError("--dry-run: cannot tell --keep-latency without exporting; give --keep-macs")
+    model, data = _dense(settings)
+    graph = trace(model, _example(data), freeze=settings.freeze)
+    moments = observe(model, graph, loader(data.calibration))
+    scores = score(graph, moments, method=settings.importance, parents=_parents(settings), seed=settings.seed)
+    planned = plan(graph, scores, align=alignment(settings.align), **{kind: share})
+    for name, cut in planned.layers.items():
+        if graph.layers[name].inputs and cut.keep_filters is not None:
+            yield f"{name}: {cut.filters} -> {len(cut.keep_filters)} filters"
+    yield f"{kind}: requested {planned.target.requested:.3f}, planned {planned.target.achieved:.3f}; nothing was written"
+
+
+def inspect_job(settings: RunSettings) -> FilterGraph:
+    """Trace a network without touching it.
+
+    Args:
+        settings: `model`, `weights`, `input_shape` (or `data`, for its shape) and `freeze` are read.
+
+    Returns:
+        The graph.
+
+    Raises:
+        CausalPruneError: If the model or its input cannot be used.
+    """
+    if settings.model is None:
+        return trace(small_resnet(), torch.rand(1, 1, 8, 8), freeze=settings.freeze)
+    model = load_model(settings.model, settings.model_arg)
+    if settings.weights is not None:
+        load_weights(model, settings.weights)
+    if settings.input_shape is not None:
+        example = torch.rand(1, *settings.input_shape)
+    elif settings.data != "digits":
+        example = _example(load_data(settings.data, seed=settings.seed))
+    else:
+        raise InputError("--input-shape: is missing; give the channels,height,width of an image, such as 3,224,224")
+    return trace(model, example, freeze=settings.freeze)
+
+
+def inspection_tables(graph: FilterGraph) -> "tuple[Table, ...]":
+    """Lay out a graph for the terminal.
+
+    Args:
+        graph: From `trace`.
+
+    Returns:
+        Tables of the groups, of the layers and of what is frozen.
+    """
+    from rich.table import Table
+
+    groups = Table("group", "units", "producers", "passengers", "consumers", title="What is cut together")
+    for group in graph.prunable:
+        groups.add_row(f"{group.name}{' (approximate)' if group.approximate else ''}", str(group.size),
+                       *("\n".join(dict.fromkeys(member.layer for member in group.of_role(role)))
+                         for role in ("producer", "passenger", "consumer")))
+    layers = Table("layer", "kind", "filters", "inputs", "MACs", "parents", title="Layers")
+    for name, layer in graph.layers.items():
+        if layer.inputs:
+            layers.add_row(name, layer.kind, str(layer.filters), str(layer.inputs), f"{layer.macs:,}",
+                           "\n".join(layer.parents) or "the input")
+    frozen = Table("frozen layer", "reason", title="What is not cut")
+    for name, reason in graph.frozen.items():
+        frozen.add_row(name, reason)
+    return groups, layers, frozen
+
+
+def bench_table(first: Path, second: Path | None, *, threads: int, batch: int, seconds: float) -> "Table":
+    """Time one ONNX file, or two side by side.
+
+    Args:
+        first: The file; of two, the reference.
+        second: Another file or None.
+        threads: Of ONNX Runtime, at least 1.
+        batch: Images per run, at least 1.
+        seconds: Time for each file.
+
+    Returns:
+        A table with the median, quantiles and the ratio of the medians.
+
+    Raises:
+        InputError: If a file cannot be timed.
+    """
+    from rich.table import Table
+
+    files = {str(path): path for path in (first, second) if path is not None}
+    latencies = measure_latency(files, threads=threads, batch=batch, seconds=seconds)
+    table = Table("file", "median ms", "IQR ms", "p90 ms", "p99 ms", "against the first",
+                  title=f"{threads} thread(s), batch {batch}, interleaved")
+    reference = latencies[str(first)]
+    for name, latency in latencies.items():
+        table.add_row(name, f"{latency.median:.4g}", f"{latency.iqr:.2g}", f"{latency.p90:.4g}",
+                      f"{latency.p99:.4g}", f"{speedup(reference, latency):.2f}x as fast")
+    return table
+
+
+def _title(settings: RunSettings) -> str:
+    if settings.model is None:
+        return "digits" if settings.data == "digits" else "small_resnet"
+    return settings.model.rpartition(":")[2]
+
+
+def _check_method(settings: RunSettings) -> None:
+    if settings.importance not in METHODS:
+        raise InputError(f"--importance: {settings.importance!r} is not one of {', '.join(METHODS)}")
+
+
+def _parents(settings: RunSettings) -> Parents | None:
+    if settings.parents is None and settings.mode == "zero":
+        return "chain"
+    return settings.parents
+
+
+def _epochs(settings: RunSettings) -> int:
+    if settings.epochs is not None:
+        return settings.epochs
+    return EMBEDDED_EPOCHS if settings.model is None else 0
+
+
+def _example(data: Data) -> torch.Tensor:
+    return next(iter(loader(data.calibration)))[0][:2]
+
+
+def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
+    """The trained network and its data, checked against each other."""
+    if settings.model is not None:
+        model = load_model(settings.model, settings.model_arg)  # a name that is wrong costs no reading of images
+        if settings.weights is not None:
+            load_weights(model, settings.weights)
+    data = load_data(settings.data, mean=settings.mean, std=settings.std, input_shape=settings.input_shape,
+                     calibration_images=settings.calibration_images, seed=settings.seed)
+    if settings.model is None:
+        model = _embedded(settings, data)
+    check_fits(model, data, device=settings.device)
+    return model, data
+
+
+def _embedded(settings: RunSettings, data: Data) -> nn.Module:
+    """The small CNN, trained on the spot unless weights are given."""
+    images = _example(data)
+    with seeded(settings.seed):
+        model = small_resnet(len(data.classes), images.shape[1])
+    if settings.weights is not None:
+        load_weights(model, settings.weights)
+        return model.eval()
+    with _one_thread():
+        return fine_tune(model, loader(data.train, shuffle=True, seed=settings.seed), epochs=TRAINING_EPOCHS,
+                         lr=TRAINING_LR, seed=settings.seed, device=settings.device, label="train the dense network").eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of torch: small networks train faster, and to the same bits on machines of any size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

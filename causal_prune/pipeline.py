@@ -1,0 +1,235 @@
+"""The whole flow: a trained network and its data in, a smaller network and its report out."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from causal_prune.arms import Mode, Recipe, bundle_weights, loader
+from causal_prune.comparison import (
+    arm_entries,
+    compared,
+    environment,
+    export_arms,
+    layer_entries,
+    now,
+    rivals_of,
+    run_arms,
+    share_curve,
+)
+from causal_prune.filter_graph import FilterGraph, trace
+from causal_prune.filter_moments import observe
+from causal_prune.importance import FilterScores, score
+from causal_prune.importance.scores import Parents
+from causal_prune.latency_target import plan_latency
+from causal_prune.progress import status
+from causal_prune.pruning_plan import PruningPlan, alignment, plan
+from causal_prune.report.bundle import staged
+from causal_prune.report.render import render
+from causal_prune.report.report import ParitySummary, Report, Split
+from causal_prune.report.report import Target as ReportTarget
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one set of labelled images; every item is (float32 image of shape (C, H, W), int label).
+
+    Attributes:
+        train: What networks are trained on.
+        validation: What choices are made on; never trained on.
+        calibration: What statistics are estimated on; a part of `train`, its labels are not used.
+        test: What is read once per arm, at the end.
+        classes: The name of each class, in the order of the labels.
+        name: What the data are and how they were split, for the report.
+        calibration_source: Where the calibration images come from, for the report.
+    """
+
+    train: Dataset[tuple[Tensor, int]]
+    validation: Dataset[tuple[Tensor, int]]
+    calibration: Dataset[tuple[Tensor, int]]
+    test: Dataset[tuple[Tensor, int]]
+    classes: tuple[str, ...]
+    name: str
+    calibration_source: str
+
+    @property
+    def split(self) -> dict[str, int]:
+        """The number of images of each split."""
+        parts = {
+            "train": self.train,
+            "validation": self.validation,
+            "calibration": self.calibration,
+            "test": self.test,
+        }
+        return {name: len(cast(Sized, part)) for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The result of `compress`.
+
+    Attributes:
+        model: The smaller network (with mode "zero": the zeroed one), in eval mode on the CPU.
+        plan: The units that stayed.
+        report: What was asked, achieved and measured; `report.json` is this.
+        bundle: The folder that was written, or None.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    report: Report
+    bundle: Path | None
+
+
+def compress(
+    model: nn.Module,
+    data: Data,
+    *,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    keep_latency: float | None = None,
+    remove_filters: float | None = None,
+    importance: str = "structural",
+    parents: Parents | None = None,
+    mode: Mode = "remove",
+    align: int | Literal["auto"] = "auto",
+    freeze: Sequence[str] = (),
+    repair: bool = True,
+    epochs: int = 0,
+    lr: float = 0.01,
+    distill: bool = True,
+    arms: Sequence[str] = ("causal", "random", "magnitude"),
+    random_seeds: int = 5,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
+    out: Path | None = None,
+    force: bool = False,
+    title: str | None = None,
+    command: str = "causal_prune.compress(...)",
+) -> Compressed:
+    """Make a trained network smaller, and compare it with the same network pruned at random.
+
+    Args:
+        model: The trained network; it is not changed.
+        data: Its images.
+        keep_macs: Target: share of the multiply-accumulates that stays, in (0, 1); 0.5 where no target is given.
+        keep_params: Target: share of the parameters that stays.
+        keep_latency: Target: share of the median ONNX Runtime latency that stays, measured on this machine.
+        remove_filters: Target: share of every group's units that goes.
+        importance: A name in `importance.METHODS`.
+        parents: For "documented" (see `score`).
+        mode: "remove" makes the network physically smaller, "zero" sets filters to 0 as the documented method does.
+        align: Widths are multiples of this where a layer is wide enough; "auto" reads the machine.
+        freeze: Names of layers or modules that must not be cut.
+        repair: Whether batch norm is re-estimated after the cut.
+        epochs: Epochs of fine-tuning, at least 0.
+        lr: Highest learning rate of the fine-tuning, > 0.
+        distill: Whether the dense network teaches.
+        arms: "causal" and any of "random" and "magnitude".
+        random_seeds: Number of random arms, at least 1.
+        seed: Of all that is random.
+        threads: Of ONNX Runtime when timed.
+        device: Where torch computes.
+        out: Folder of the bundle; None writes none.
+        force: Whether a folder that is no bundle may be replaced.
+        title: Name of the network in the report; None takes its class.
+        command: How the run was started, for the report.
+
+    Returns:
+        The network, its plan and its report.
+
+    Raises:
+        InputError: If an argument, the model or the data cannot be used.
+        TargetError: If the target is out of reach, or nothing can be pruned.
+        ParityError: If the exported network computes something else.
+
+    Example:
+        ``result = cp.compress(model, data, keep_macs=0.5)``
+    """
+    dense = copy.deepcopy(model).to(device).eval()
+    recipe = Recipe(dense, data.train, data.calibration, data.test, _example(data, device), repair, epochs, lr,
+                    distill, seed, device)
+    with _workplace(out, force) as folder:
+        graph = trace(dense, recipe.example, freeze=freeze)
+        moments = observe(dense, graph, loader(data.calibration))
+        with status("score and plan"):
+            scores = score(graph, moments, method=importance, parents=parents, seed=seed)
+            rivals = rivals_of(graph, moments, arms, random_seeds, seed)
+        block = alignment(align)
+        if keep_latency is None:
+            planned = plan(graph, scores, keep_macs=keep_macs, keep_params=keep_params,
+                           remove_filters=remove_filters, align=block)
+        else:
+            planned = plan_latency(dense, graph, scores, recipe.example, keep_latency=keep_latency, align=block,
+                                   threads=threads)
+        results = run_arms(recipe, graph, planned, importance, rivals, mode)
+        points = share_curve(recipe, data.validation, graph, scores, rivals, mode)
+        exports = export_arms(results, recipe, folder, threads=threads, metadata={"causal_prune.command": command})
+        entries = arm_entries(results, exports)
+        achieved, parity = planned.target, exports[1].parity
+        report = Report(
+            schema_version=1, command=command, seed=seed, created=now(), title=title or type(model).__name__,
+            mode=mode, importance=importance, parents=parents or "graph", epochs=epochs,
+            compensation="batch-norm re-estimation" if repair else "none",
+            target=ReportTarget(kind=achieved.kind, requested=achieved.requested, achieved=achieved.achieved),
+            split=Split(**data.split), data=data.name, classes=len(data.classes),
+            parity=ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed),
+            dense=entries[0], arms=tuple(entries[1:]), comparison=compared(results),
+            layers=tuple(layer_entries(graph, planned)), agreement=None, curve=points,
+            importances=_importances(scores), importance_unit=scores.unit,
+            notes=tuple(_notes(graph, data, block, importance, parents)), environment=environment(threads),
+        )
+        smaller = results[1].model.cpu().eval()
+        planned.save(folder / "plan.json")
+        bundle_weights(smaller, folder / "model.safetensors")
+        samples = {results[position].name: list(exported.latency.samples_ms) for position, exported in exports.items()}
+        (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")
+        (folder / "environment.json").write_text(json.dumps(report.environment, indent=2) + "\n")
+        report.save(folder / "report.json")
+        with status("render the report"):
+            render(folder)
+    return Compressed(smaller, planned, report, out)
+
+
+@contextmanager
+def _workplace(out: Path | None, force: bool) -> Iterator[Path]:
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        with staged(out, force=force) as place:
+            yield place
+
+
+def _example(data: Data, device: str) -> Tensor:
+    """Two calibration images: some networks keep the batch dynamic in ONNX only for more than one."""
+    images = [data.calibration[k % len(cast(Sized, data.calibration))][0] for k in range(2)]
+    return torch.stack(images).to(device)
+
+
+def _importances(scores: FilterScores) -> dict[str, tuple[float, ...]]:
+    finite = {name: values[values.isfinite()].tolist() for name, values in scores.layers.items()}
+    return {name: tuple(values) for name, values in finite.items() if values}
+
+
+def _notes(graph: FilterGraph, data: Data, block: int, importance: str, parents: Parents | None) -> Iterator[str]:
+    yield f"calibration: {data.calibration_source}"
+    if block > 1:
+        yield f"widths are multiples of up to {block}, the block that ONNX Runtime's convolutions compute on this machine"
+    if importance == "documented":
+        yield f"the documented score was computed over the {'chain' if parents == 'chain' else 'graph'} of convolutions"
+    for group in graph.groups:
+        if group.frozen is not None and len(group.of_role("producer")) > 1:
+            layers = ", ".join(member.layer for member in group.of_role("producer"))
+            yield f"frozen together, because {group.frozen}: {layers}"
+    if any(group.approximate for group in graph.prunable):
+        yield "a normalisation over channels makes removal differ from silencing in some layers (approximate)"

@@ -1,0 +1,335 @@
+"""Pruning plans: which units go, for a target, and what that asks of every layer."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from causal_prune.errors import InputError, TargetError
+from causal_prune.filter_graph import FilterGraph, Group
+from causal_prune.importance import FilterScores
+
+TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
+PLAN_FORMAT = 1
+SMALLEST_WIDTH = 1
+CLOSE = 0.01
+"""A target counts as met within this share of it, from below."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was asked for and what the plan gives, as shares between 0 and 1.
+
+    Attributes:
+        kind: "keep_macs", "keep_params" and "keep_latency" name the share that stays, "remove_filters" the one that
+            goes.
+        requested: The share asked for.
+        achieved: The share that the plan gives.
+    """
+
+    kind: TargetKind
+    requested: float
+    achieved: float
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """What is kept of one layer; None along an axis that is not cut.
+
+    Attributes:
+        keep_filters: Ascending indices of the filters (or carried channels) that stay.
+        keep_inputs: Ascending indices of the input channels that stay.
+        filters: Number of filters before.
+        inputs: Number of input channels before; 0 for layers that mix nothing.
+        grouping: How a grouped layer is cut (see `filter_graph.Layer`).
+    """
+
+    keep_filters: tuple[int, ...] | None
+    keep_inputs: tuple[int, ...] | None
+    filters: int
+    inputs: int
+    grouping: Literal["dense", "blocks", "positions"] = "dense"
+
+
+@dataclass(frozen=True)
+class ParameterCut:
+    """What is kept of a parameter or buffer that belongs to no known layer.
+
+    Attributes:
+        dim: The dimension that holds the channels.
+        keep: Ascending indices that stay.
+        size: Extent of the dimension before.
+    """
+
+    dim: int
+    keep: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which units of every group stay, and the cuts that follow from it.
+
+    Attributes:
+        target: Requested and achieved.
+        kept_units: Ascending units that stay, by group.
+        layers: Cuts by layer name; layers that are not cut are absent.
+        parameters: Cuts of bare parameters by name.
+    """
+
+    target: Target
+    kept_units: Mapping[str, tuple[int, ...]]
+    layers: Mapping[str, LayerCut]
+    parameters: Mapping[str, ParameterCut]
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON.
+
+        Args:
+            path: The file.
+        """
+        document = {
+            "format": PLAN_FORMAT,
+            "target": vars(self.target),
+            "kept_units": self.kept_units,
+            "layers": {name: vars(cut) for name, cut in self.layers.items()},
+            "parameters": {name: vars(cut) for name, cut in self.parameters.items()},
+        }
+        path.write_text(json.dumps(document) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "PruningPlan":
+        """Read a plan that `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InputError: If the file is missing, damaged or of another format.
+        """
+        try:
+            document = json.loads(path.read_text())
+            if document["format"] != PLAN_FORMAT:
+                raise InputError(f"{path}: plan format {document['format']} is not {PLAN_FORMAT}")
+            return cls(
+                Target(**document["target"]),
+                {name: tuple(units) for name, units in document["kept_units"].items()},
+                {name: LayerCut(**_tuples(cut)) for name, cut in document["layers"].items()},
+                {name: ParameterCut(**_tuples(cut)) for name, cut in document["parameters"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not a pruning plan ({type(error).__name__}: {error})") from error
+
+
+def _tuples(cut: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in cut.items()}
+
+
+def plan(graph: FilterGraph, scores: FilterScores, *, keep_macs: float | None = None,
+         keep_params: float | None = None, remove_filters: float | None = None, align: int = 1) -> PruningPlan:
+    """Choose the units that go, so that a target is met from below.
+
+    Every prunable group gives up the same share of its units, those of the smallest scores; the share is the
+    largest kept one that meets the target, found by bisection over the widths that the network can have.
+
+    Args:
+        graph: From `trace`.
+        scores: One score per unit and prunable group, from `score`; units of small scores go first.
+        keep_macs: Share of the multiply-accumulates that stays, in (0, 1).
+        keep_params: Share of the parameters of convolutions and linear layers that stays, in (0, 1).
+        remove_filters: Share of each group's units that goes, in (0, 1).
+        align: Widths are multiples of this number, or of a half, a quarter ... of it in groups less than four times
+            as wide; single units are given back where the target would be missed by more than 1 %.
+
+    Returns:
+        The plan. Its target is `keep_macs=0.5` where none is given.
+
+    Raises:
+        InputError: If two targets are given, or one is outside (0, 1).
+        TargetError: If nothing is prunable, or the target is out of reach; the reachable range is named.
+
+    Cost: about 30 evaluations of the cost of the network, no forward pass.
+    """
+    kind, requested = _target(keep_macs, keep_params, remove_filters)
+    if not graph.prunable:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.frozen.items())[:3])
+        raise TargetError(f"nothing can be pruned: every layer is frozen ({reasons})")
+    widths = _equal_shares(graph, kind, requested, align)
+    return plan_widths(graph, scores, widths, kind=kind, requested=requested)
+
+
+def alignment(align: int | Literal["auto"]) -> int:
+    """The block of channels that ONNX Runtime's convolutions compute at once.
+
+    Args:
+        align: "auto" to read the machine: 16 with AVX-512, 8 with AVX2, 4 otherwise; or a number, which is returned.
+
+    Returns:
+        Number of channels.
+
+    Raises:
+        InputError: If the number is below 1.
+    """
+    if align == "auto":
+        return {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
+    if align < 1:
+        raise InputError(f"align: {align} is not at least 1")
+    return align
+
+
+def plan_widths(graph: FilterGraph, scores: FilterScores, widths: Mapping[str, int], *, kind: TargetKind,
+                requested: float) -> PruningPlan:
+    """Keep the best units of every group at given widths: what all arms of a comparison share.
+
+    Args:
+        graph: From `trace`.
+        scores: One score per unit and prunable group.
+        widths: Units that stay, by group.
+        kind: Kind of the target that the widths answer.
+        requested: The share asked for.
+
+    Returns:
+        The plan.
+    """
+    kept: dict[str, tuple[int, ...]] = {}
+    for group in graph.prunable:
+        order = torch.argsort(scores.groups[group.name], descending=True, stable=True)
+        kept[group.name] = tuple(sorted(order[: widths[group.name]].tolist()))
+    achieved = _share(graph, kind, {name: len(units) for name, units in kept.items()})
+    layers, parameters = _cuts(graph, kept)
+    return PruningPlan(Target(kind, requested, achieved), kept, layers, parameters)
+
+
+def _target(keep_macs: float | None, keep_params: float | None,
+            remove_filters: float | None) -> tuple[TargetKind, float]:
+    given: list[tuple[TargetKind, float]] = []
+    choices: tuple[tuple[TargetKind, float | None], ...] = (
+        ("keep_macs", keep_macs), ("keep_params", keep_params), ("remove_filters", remove_filters))
+    for kind, value in choices:
+        if value is not None:
+            given.append((kind, value))
+    if len(given) > 1:
+        raise InputError(f"give one target, not {' and '.join(kind for kind, _ in given)}")
+    kind, value = given[0] if given else ("keep_macs", 0.5)
+    if not 0 < value < 1:
+        raise InputError(f"{kind}: {value} is not between 0 and 1")
+    return kind, value
+
+
+def _step(group: Group, align: int) -> int:
+    while align > 1 and group.size < 4 * align:
+        align //= 2
+    return align
+
+
+def _width(group: Group, share: float, align: int) -> int:
+    step = _step(group, align)
+    return max(int(group.size * share + 1e-9) // step * step, min(step, group.size), SMALLEST_WIDTH)
+
+
+def _equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align: int) -> dict[str, int]:
+    if kind == "remove_filters":
+        return {group.name: max(group.size - int(group.size * requested + 1e-9), SMALLEST_WIDTH)
+                for group in graph.prunable}
+    least = _share(graph, kind, {group.name: SMALLEST_WIDTH for group in graph.prunable})
+    if least > requested:
+        raise TargetError(f"{kind}={requested} is out of reach: between {least:.3f} and 1 can be kept here")
+
+    def widths(share: float, block: int) -> dict[str, int]:
+        return {group.name: _width(group, share, block) for group in graph.prunable}
+
+    block = align
+    while block > 1 and _share(graph, kind, widths(0.0, block)) > requested:
+        block //= 2
+    low, high = 0.0, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _share(graph, kind, widths(middle, block)) <= requested else (low, middle)
+    found = widths(low, block)
+    while True:
+        found = _fill(graph, kind, requested, found, block)
+        if block == 1 or _share(graph, kind, found) >= requested * (1 - CLOSE):
+            return found
+        block //= 2
+
+
+def _fill(graph: FilterGraph, kind: TargetKind, requested: float, widths: dict[str, int],
+          align: int) -> dict[str, int]:
+    """Give back steps, to the relatively narrowest groups first, while the target allows it."""
+    open_groups = {group.name: group for group in graph.prunable}
+    while open_groups:
+        name = min(open_groups, key=lambda key: (widths[key] / open_groups[key].size, key))
+        group = open_groups[name]
+        wider = widths | {name: widths[name] + _step(group, align)}
+        if wider[name] <= group.size and _share(graph, kind, wider) <= requested:
+            widths = wider
+        else:
+            del open_groups[name]
+        if _share(graph, kind, widths) >= requested * (1 - CLOSE):
+            break
+    return widths
+
+
+def _share(graph: FilterGraph, kind: TargetKind, widths: Mapping[str, int]) -> float:
+    if kind == "remove_filters":
+        total = sum(group.size for group in graph.prunable)
+        return 1 - sum(widths[group.name] for group in graph.prunable) / total
+    dense, left = cost(graph, {g.name: g.size for g in graph.prunable}), cost(graph, widths)
+    return left[kind == "keep_params"] / dense[kind == "keep_params"]
+
+
+def cost(graph: FilterGraph, widths: Mapping[str, int]) -> tuple[float, float]:
+    """Multiply-accumulates for one image and parameters of a network at given widths.
+
+    Args:
+        graph: From `trace`.
+        widths: Units that stay, by group.
+
+    Returns:
+        Both numbers, of convolutions, linear and normalisation layers.
+    """
+    kept: dict[tuple[str, str], float] = {}
+    for group in graph.prunable:
+        lost = 1 - widths[group.name] / group.size
+        for member in group.members:
+            layer = graph.layers.get(member.layer)
+            if layer is not None:
+                extent = layer.filters if member.axis == "out" else layer.inputs
+                key = (member.layer, member.axis)
+                kept[key] = kept.get(key, 1.0) - lost * len(member.positions) / extent
+    macs = params = 0.0
+    for name, layer in graph.layers.items():
+        fraction = kept.get((name, "out"), 1.0)
+        if layer.grouping != "blocks":
+            fraction *= kept.get((name, "in"), 1.0)
+        macs += layer.macs * fraction
+        params += layer.params * fraction
+    return macs, params
+
+
+def _cuts(graph: FilterGraph, kept: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, LayerCut], dict[str, ParameterCut]]:
+    dropped: dict[tuple[str, str], set[int]] = {}
+    parameters: dict[str, ParameterCut] = {}
+    for group in graph.prunable:
+        gone = set(range(group.size)) - set(kept[group.name])
+        for member in group.members if gone else ():
+            positions = set(member.positions_of(gone))
+            dropped.setdefault((member.layer, member.axis), set()).update(positions)
+            if member.dim is not None:
+                before = parameters.get(member.layer)
+                keep = tuple(p for p in (before.keep if before else range(member.extent)) if p not in positions)
+                parameters[member.layer] = ParameterCut(member.dim, keep, member.extent)
+    layers: dict[str, LayerCut] = {}
+    for name, layer in graph.layers.items():
+        keep = [None if not (gone := dropped.get((name, axis))) else
+                tuple(p for p in range(extent) if p not in gone)
+                for axis, extent in (("out", layer.filters), ("in", layer.inputs))]
+        if keep != [None, None]:
+            layers[name] = LayerCut(keep[0], keep[1], layer.filters, layer.inputs, layer.grouping)
+    return layers, parameters

@@ -1,0 +1,345 @@
+"""The figures of the report, drawn without pyplot: no global state, no window, nothing left open."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from causal_prune.report.report import Arm, Curve, LatencySummary, Report
+from causal_prune.report.wording import conditions, plural
+
+# Okabe and Ito's palette: told apart by readers with any common kind of colour vision
+INK, MUTED, MIDDLE, FAINT = "#1f2933", "#66717c", "#9aa5b1", "#dde2e7"
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#a2558c"
+LOOKS = {
+    "dense": (INK, "s"),
+    "causal": (BLUE, "o"),
+    "causal-removed": (BLUE, "D"),
+    "random": (ORANGE, "o"),
+    "magnitude": (GREEN, "^"),
+}
+OTHER_LOOK = (PURPLE, "v")
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": "#e6eaee",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.columnspacing": 1.4,
+    "legend.fontsize": 10,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+WIDTH = 6.4  # inches; two figures stand side by side on a wide screen
+ROW = 0.23  # inches per layer where each layer is a row
+SPREAD_FOR_LOG = 30.0  # largest / smallest score from which a linear axis would hide most filters
+LOG_FLOOR = 1e-5  # scores below this share of the largest are drawn at the left edge of a log axis
+
+
+@dataclass(frozen=True)
+class Plate:
+    """One figure of the report: its file name, and its caption or the word why it is missing."""
+
+    name: str
+    title: str
+    caption: str
+    drawn: bool
+
+
+def draw_figures(report: Report, folder: Path) -> list[Plate]:
+    """Draw every figure that the report has data for.
+
+    Args:
+        report: The report.
+        folder: Where the PNG files go; it must exist.
+
+    Returns:
+        One plate per figure, also for those that are missing.
+    """
+    plans: tuple[tuple[str, str, Callable[[Report], tuple[Figure | None, str]]], ...] = (
+        ("accuracy_vs_removed", "Accuracy against share removed", accuracy_against_share),
+        ("latency_accuracy", "Accuracy against latency", accuracy_against_latency),
+        ("widths", "Widths before and after", widths),
+        ("importance", "Importance of the filters", importance_per_layer),
+    )
+    plates = []
+    with matplotlib.rc_context(STYLE):
+        for name, title, draw in plans:
+            figure, caption = draw(report)
+            if figure is not None:
+                # without the Software field the same report gives the same bytes on every matplotlib
+                figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+            plates.append(Plate(name, title, caption, figure is not None))
+    return plates
+
+
+def accuracy_against_share(report: Report) -> tuple[Figure | None, str]:
+    """Draw the accuracy of causal and random against the share of units removed.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The figure, or None without a curve; and its caption.
+    """
+    curve = report.curve
+    if curve is None or not curve.shares:
+        return None, "Left out: no accuracy curve was measured in this run."
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    shares = 100 * np.array(curve.shares)
+    seeds = len(curve.random[0])
+    if seeds:
+        random = 100 * np.array(curve.random)
+        axes.fill_between(
+            shares, random.min(axis=1), random.max(axis=1), color=ORANGE, alpha=0.18, linewidth=0
+        )
+        axes.plot(
+            shares, random.mean(axis=1), color=ORANGE, marker="o", markersize=4.5, linewidth=2, linestyle="--"
+        )
+    axes.plot(shares, 100 * np.array(curve.causal), color=BLUE, marker="o", markersize=5.5, linewidth=2.2)
+    axes.set_xlabel("units removed (%)")
+    axes.set_ylabel(f"accuracy on the {curve.split} split (%)")
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(101.0, axes.get_ylim()[1] + 1))
+    axes.grid(True)
+    figure.legend(handles=_curve_legend(seeds), loc="outside upper left", ncols=3)
+    return figure, _curve_caption(curve, report, seeds)
+
+
+def _curve_legend(seeds: int) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [Line2D([], [], color=BLUE, marker="o", linewidth=2.2, label="causal")]
+    if seeds:
+        handles += [
+            Line2D(
+                [],
+                [],
+                color=ORANGE,
+                marker="o",
+                linestyle="--",
+                linewidth=2,
+                label=f"random, mean of {plural(seeds, 'seed')}",
+            ),
+            Patch(color=ORANGE, alpha=0.18, linewidth=0, label="lowest to highest seed"),
+        ]
+    return handles
+
+
+def _curve_caption(curve: Curve, report: Report, seeds: int) -> str:
+    images = report.split.model_dump().get(curve.split)
+    size = f" ({plural(images, 'image')})" if images else ""
+    random = f"; random over {plural(seeds, 'seed')}, the band from lowest to highest" if seeds else ""
+    return f"Accuracy on the {curve.split} split{size}{random}. Higher is better. {curve.note}".strip()
+
+
+def accuracy_against_latency(report: Report) -> tuple[Figure | None, str]:
+    """Draw each arm by its median latency and its test accuracy.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The figure, or None where no latency was measured; and its caption.
+    """
+    timed = [(arm, arm.latency_ms) for arm in (report.dense, *report.arms) if arm.latency_ms is not None]
+    if not timed:
+        return None, "Left out: no latency was measured in this run."
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    seen: dict[str, Line2D] = {}
+    for arm, latency in sorted(timed, key=lambda pair: pair[0].name != "random"):  # random lies below
+        seen.setdefault(arm.name, _arm_point(axes, arm, latency))
+    axes.set_xlabel(f"median latency (ms, {conditions(timed[0][0])})  ← faster")
+    axes.set_ylabel("test accuracy (%)  better →")
+    axes.set_xlim(left=0)
+    axes.grid(True)
+    order = [*LOOKS, *seen]
+    names = sorted(seen, key=order.index)
+    figure.legend([seen[name] for name in names], names, loc="outside upper left", ncols=4)
+    missing = len(report.arms) + 1 - len(timed)
+    left = f" {plural(missing, 'arm')} without a latency of their own are not shown." if missing else ""
+    return figure, (
+        f"Up is more accurate, left is faster. Vertical bars: 95 % Wilson interval of the "
+        f"accuracy; horizontal bars: as long as the interquartile range of the latency.{left}"
+    )
+
+
+def _arm_point(axes: Axes, arm: Arm, latency: LatencySummary) -> Line2D:
+    color, marker = LOOKS.get(arm.name, OTHER_LOOK)
+    faint = arm.name == "random"
+    accuracy, (low, high) = 100 * arm.accuracy, (100 * arm.ci95[0], 100 * arm.ci95[1])
+    axes.errorbar(
+        latency.median,
+        accuracy,
+        xerr=latency.iqr / 2,
+        yerr=[[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]],
+        fmt="none",
+        ecolor=color,
+        elinewidth=1.2,
+        alpha=0.35 if faint else 0.8,
+    )
+    line: Line2D
+    (line,) = axes.plot(
+        latency.median,
+        accuracy,
+        marker=marker,
+        color=color,
+        linestyle="none",
+        markersize=6 if faint else 9,
+        markerfacecolor="white" if faint else color,
+        markeredgewidth=1.5,
+        label=arm.name,
+    )
+    return line
+
+
+def widths(report: Report) -> tuple[Figure | None, str]:
+    """Draw the number of filters of each layer before and after.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The figure, or None without layers; and its caption.
+    """
+    layers = report.layers
+    if not layers:
+        return None, "Left out: the report lists no layers."
+    figure, axes = _rows_figure([layer.name for layer in layers])
+    positions = np.arange(len(layers))
+    widest = max(layer.filters_before for layer in layers)
+    colors = [MIDDLE if layer.frozen is not None else BLUE for layer in layers]
+    axes.barh(positions, [layer.filters_before for layer in layers], height=0.74, color=FAINT)
+    axes.barh(positions, [layer.filters_after for layer in layers], height=0.74, color=colors)
+    for position, layer in enumerate(layers):
+        share = 100 * layer.filters_after / layer.filters_before
+        text = f"{layer.filters_before} → {layer.filters_after} ({share:.0f} %)"
+        axes.text(
+            layer.filters_before + widest * 0.012,
+            position,
+            f"{layer.filters_before} frozen" if layer.frozen is not None else text,
+            va="center",
+            ha="left",
+            fontsize=9,
+            color=MUTED if layer.frozen is not None else INK,
+        )
+    axes.set_xlim(0, widest * 1.3)
+    axes.set_xlabel("filters")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    cut = sum(layer.frozen is None for layer in layers)
+    verb = "zeroed" if report.mode == "zero" else "removed"
+    handles = [Patch(color=BLUE, label="kept"), Patch(color=FAINT, label=verb)]
+    if cut < len(layers):
+        handles.append(Patch(color=MIDDLE, label="frozen, not cut"))
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    before = sum(layer.filters_before for layer in layers)
+    after = sum(layer.filters_after for layer in layers)
+    return figure, (
+        f"{plural(len(layers), 'layer')}, {len(layers) - cut} of them frozen; {before:,} "
+        f"filters before, {after:,} after ({before - after:,} {verb}). Input side at the top."
+    )
+
+
+def _rows_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
+    # a legend and an axis label take about 0.9 inches whatever the number of rows
+    figure = Figure(
+        figsize=(WIDTH, 0.95 + max(len(names), 4) * (ROW if len(names) > 12 else 1.6 * ROW)),
+        layout="constrained",
+    )
+    axes = figure.add_subplot()
+    axes.set_yticks(np.arange(len(names)), [_short(name) for name in names], fontsize=9)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.yaxis.set_tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(True, axis="x")
+    return figure, axes
+
+
+def _short(name: str, limit: int = 26) -> str:
+    return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-limit // 2 :]}"
+
+
+def importance_per_layer(report: Report) -> tuple[Figure | None, str]:
+    """Draw the importance of every filter, one row per layer, with quartiles and median.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The figure, or None without importances; and its caption.
+    """
+    scores = {name: np.array(values) for name, values in report.importances.items() if values}
+    if not scores:
+        return None, "Left out: the report holds no importances."
+    figure, axes = _rows_figure(list(scores))
+    everything = np.concatenate(list(scores.values()))
+    top = float(everything.max())
+    smallest = float(np.quantile(everything, 0.01))
+    logarithmic = float(everything.min()) >= 0 and top > SPREAD_FOR_LOG * max(smallest, 0.0)
+    clipped = int((everything < top * LOG_FLOOR).sum()) if logarithmic else 0
+    if logarithmic:
+        _log_axis(axes, top / max(smallest, top * LOG_FLOOR))
+        scores = {name: np.maximum(values, top * LOG_FLOOR) for name, values in scores.items()}
+    for row, values in enumerate(scores.values()):
+        _score_row(axes, row, values)
+    scale = "; log scale" if logarithmic else ""
+    axes.set_xlabel(fill(f"importance ({report.importance_unit}{scale}) →", 58))
+    figure.legend(
+        handles=[
+            Line2D([], [], color=BLUE, marker="o", linestyle="none", markersize=4, alpha=0.5, label="filter"),
+            Line2D([], [], color=INK, linewidth=3.5, alpha=0.55, label="middle half"),
+            Line2D(
+                [],
+                [],
+                color=ORANGE,
+                marker="|",
+                linestyle="none",
+                markersize=10,
+                markeredgewidth=2.2,
+                label="median",
+            ),
+        ],
+        loc="outside upper left",
+        ncols=3,
+    )
+    edge = f" {plural(clipped, 'filter')} below {top * LOG_FLOOR:.1g} at the left edge." if clipped else ""
+    return figure, (
+        f"Importance by “{report.importance}” of {everything.size:,} filters in "
+        f"{plural(len(scores), 'layer')}; to the right is more important.{edge}"
+    )
+
+
+def _log_axis(axes: Axes, span: float) -> None:
+    axes.set_xscale("log")
+    # over less than three decades, powers of ten alone would leave one or two numbers on the axis
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if span < 1e3 else (1.0,)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _score_row(axes: Axes, row: int, values: np.ndarray) -> None:
+    # offsets by the golden ratio spread evenly and are the same in every run
+    offsets = (np.arange(values.size) * 0.6180339887 % 1 - 0.5) * 0.56
+    axes.scatter(values, row + offsets, s=9, color=BLUE, alpha=0.4, linewidths=0)
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+    axes.hlines(row, low, high, color=INK, linewidth=3.5, alpha=0.55)
+    axes.plot(median, row, marker="|", color=ORANGE, markersize=9, markeredgewidth=2.2)

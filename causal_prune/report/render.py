@@ -1,0 +1,78 @@
+"""Render a bundle's `report.json` as `report.md`, `report.html` and `figures/*.png`; reads nothing else."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from causal_prune.report import tables, wording
+from causal_prune.report.figures import Plate, draw_figures
+from causal_prune.report.report import Report
+
+
+def render(folder: Path) -> None:
+    """Write `report.md`, `report.html` and `figures/*.png` from `report.json`.
+
+    The same `report.json` gives the same text, byte for byte. The HTML is one file that needs no network
+    and no script.
+
+    Args:
+        folder: Holds `report.json`; receives the rest, replacing older renderings.
+
+    Raises:
+        InputError: Where `report.json` is missing or does not fit the schema.
+    """
+    report = Report.load(folder / "report.json")
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    plates = draw_figures(report, figures)
+    for plate in plates:
+        if not plate.drawn:
+            (figures / f"{plate.name}.png").unlink(missing_ok=True)
+    for name in ("report.md", "report.html"):
+        (folder / name).write_text(
+            _fill(f"{name}.j2", report, plates, figures), encoding="utf-8", newline="\n"
+        )
+
+
+def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> str:
+    environment = Environment(
+        loader=PackageLoader("causal_prune.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=template.startswith("report.html"),
+    )
+    environment.filters.update(cell=_cell, firm=_firm)
+
+    def image(plate: Plate) -> str:
+        return base64.b64encode((figures / f"{plate.name}.png").read_bytes()).decode("ascii")
+
+    verdict, evidence = wording.headline(report)
+    return environment.get_template(template).render(
+        report=report,
+        plates={plate.name: plate for plate in plates},
+        image=image,
+        words=wording,
+        verdict=verdict,
+        evidence=evidence,
+        standing=wording.standing(report.comparison),
+        rows=tables.arm_rows(report),
+        sides=tables.side_rows(report),
+        disagreements=tables.disagreements(report),
+        frozen=tables.frozen_rows(report),
+        curve=tables.curve_rows(report),
+    )
+
+
+def _cell(text: object) -> str:
+    # a bar or a line break would end the cell of a Markdown table
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _firm(text: str) -> str:
+    # a number must not be parted from its unit at the end of a line
+    for unit in ("%", "pp", "ms", "images", "seeds"):
+        text = text.replace(f" {unit}", f"\u00a0{unit}")
+    return text.replace("p = ", "p\u00a0=\u00a0")

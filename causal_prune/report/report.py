@@ -1,0 +1,324 @@
+"""The data of a report: `report.json` as typed, frozen values; the only source of what is rendered."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from causal_prune.errors import InputError
+
+SCHEMA_VERSION = 1
+ROUNDING = 1e-12  # differences of accuracies below this are rounding, not measurements
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A part of the report: immutable, without unknown keys, without NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Target(Strict):
+    """What was asked and what was reached, both as the share that `kind` names (0..1)."""
+
+    kind: Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
+    requested: float
+    achieved: float
+
+
+class Split(Strict):
+    """Number of images per split."""
+
+    train: Count
+    validation: Count
+    calibration: Count
+    test: Count
+
+
+class ParitySummary(Strict):
+    """Largest difference between the outputs of the ONNX file and of the network it came from."""
+
+    max_abs: Annotated[float, Field(ge=0)]
+    tolerance: Positive
+    passed: bool
+
+
+class LatencySummary(Strict):
+    """Latency of one ONNX file in milliseconds per batch; `iqr` is the width of the interquartile range."""
+
+    median: Positive
+    p90: Positive
+    p99: Positive
+    iqr: Annotated[float, Field(ge=0)]
+    threads: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)]
+
+
+class Arm(Strict):
+    """One network of the comparison, measured on the test split. What was not measured is None."""
+
+    name: str
+    importance: str | None
+    seed: int | None
+    accuracy_after_cut: Share | None
+    accuracy_after_compensation: Share | None
+    accuracy: Share
+    correct: Count
+    total: Annotated[int, Field(ge=1)]
+    ci95: tuple[Share, Share]
+    macs: Count
+    params: Count
+    onnx_bytes: Count | None
+    latency_ms: LatencySummary | None
+    speedup: Positive | None
+    predictions_sha256: str | None
+    hits: str | None
+    mcnemar_p: Share | None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.correct > self.total:
+            raise ValueError(f"correct {self.correct} exceeds total {self.total}")
+        if abs(self.accuracy - self.correct / self.total) > 1e-9:
+            raise ValueError(f"accuracy {self.accuracy} is not correct / total = {self.correct}/{self.total}")
+        low, high = self.ci95
+        if not low - ROUNDING <= self.accuracy <= high + ROUNDING:
+            raise ValueError(f"ci95 [{low}, {high}] does not hold the accuracy {self.accuracy}")
+        if self.hits is not None and _count_hits(self.hits, self.total) != self.correct:
+            raise ValueError(f"hits do not count {self.correct} correct images")
+        return self
+
+
+class Comparison(Strict):
+    """Causal against the random arms: accuracy differences (causal - random) over the seeds."""
+
+    arm: str
+    versus: str
+    mean_difference: float
+    ci95: tuple[float, float] | None
+    mcnemar_p: Share | None
+    wins_of: tuple[Count, Count]
+
+
+class Layer(Strict):
+    """Width of one convolution before and after, and why it was not cut where it was frozen."""
+
+    name: str
+    filters_before: Annotated[int, Field(ge=1)]
+    filters_after: Count
+    frozen: str | None
+
+
+class AgreementSummary(Strict):
+    """Spearman rank correlation of the importances with ablation, per group (-1..1; None: undefined)."""
+
+    method: str
+    versus: str
+    spearman_by_group: dict[str, float | None]
+    median: float | None
+
+
+class Curve(Strict):
+    """Accuracy against the share of units removed: one causal value and one random value per seed."""
+
+    shares: tuple[Share, ...]
+    causal: tuple[Share, ...]
+    random: tuple[tuple[Share, ...], ...]
+    split: str
+    note: str
+
+    @model_validator(mode="after")
+    def _one_entry_per_share(self) -> Self:
+        if not len(self.shares) == len(self.causal) == len(self.random):
+            raise ValueError("shares, causal and random differ in length")
+        if len({len(seeds) for seeds in self.random}) > 1:
+            raise ValueError("random has a different number of seeds at different shares")
+        return self
+
+
+class Report(Strict):
+    """Everything that a bundle states. Accuracies are shares 0..1, latencies ms, sizes bytes.
+
+    The arm `causal` is the network that the bundle ships; with mode "zero" an arm `causal-removed` may hold
+    the same units physically removed.
+    """
+
+    schema_version: Literal[1]
+    command: str
+    seed: int
+    created: str
+    title: str
+    mode: Literal["remove", "zero"]
+    importance: str
+    parents: str
+    compensation: str
+    epochs: Count
+    target: Target
+    split: Split
+    data: str
+    classes: Annotated[int, Field(ge=1)]
+    parity: ParitySummary | None
+    dense: Arm
+    arms: tuple[Arm, ...]
+    comparison: Comparison | None
+    layers: tuple[Layer, ...]
+    agreement: AgreementSummary | None
+    curve: Curve | None
+    importances: dict[str, tuple[float, ...]]
+    importance_unit: str
+    notes: tuple[str, ...]
+    environment: dict[str, str | int | float | bool | None]
+
+    @model_validator(mode="after")
+    def _has_one_causal_arm(self) -> Self:
+        found = sum(arm.name == "causal" for arm in self.arms)
+        if found != 1:
+            raise ValueError(f"arms hold {found} arms named 'causal' instead of one")
+        return self
+
+    @property
+    def causal(self) -> Arm:
+        """The arm that the bundle ships."""
+        return next(arm for arm in self.arms if arm.name == "causal")
+
+    @property
+    def random(self) -> tuple[Arm, ...]:
+        """The random arms, one per seed, in the order of the report; may be empty."""
+        return tuple(arm for arm in self.arms if arm.name == "random")
+
+    @property
+    def removed(self) -> Arm | None:
+        """With mode "zero": the causal arm's units physically removed, if that was measured."""
+        return next((arm for arm in self.arms if arm.name == "causal-removed"), None)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check a `report.json`.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The report.
+
+        Raises:
+            InputError: Where the file cannot be read, is of another version, or does not fit the schema.
+        """
+        return checked(cls, read_json(path), path)
+
+    def save(self, path: Path) -> None:
+        """Write the report as indented JSON; the same report always gives the same bytes.
+
+        Args:
+            path: The file to write.
+        """
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of this project and check its schema version.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        InputError: Where the file cannot be read, is not JSON, or is of another schema version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name an existing JSON file") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}); make the bundle again") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION or not isinstance(content, dict):
+        raise InputError(
+            f"{path}: schema_version is {version!r}, this version of causal-prune reads "
+            f"{SCHEMA_VERSION}; make the bundle again or use the version that wrote it"
+        )
+    return content
+
+
+def checked(kind: type[Model], content: dict[str, Any], path: Path) -> Model:
+    """Fit a JSON object to its model.
+
+    Args:
+        kind: The pydantic model.
+        content: The object.
+        path: Where it was read, for the message.
+
+    Returns:
+        The validated value.
+
+    Raises:
+        InputError: Where the object does not fit; names the first place.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise InputError(f"{path}: {place}: {first['msg']}; make the bundle again") from error
+
+
+def hits_to_text(hits: Sequence[bool] | NDArray[np.bool_]) -> str:
+    """Pack the correctness of each image into text.
+
+    Args:
+        hits: One truth value per image, in the order of the test split.
+
+    Returns:
+        Base64 of the packed bits, first image in the highest bit of the first byte.
+
+    Example:
+        >>> hits_to_text([True, False, True])
+        'oA=='
+    """
+    return base64.b64encode(np.packbits(np.asarray(hits, dtype=bool)).tobytes()).decode("ascii")
+
+
+def text_to_hits(text: str, total: int) -> NDArray[np.bool_]:
+    """Unpack what `hits_to_text` packed.
+
+    Args:
+        text: Base64 of the packed bits.
+        total: Number of images, 1 or more.
+
+    Returns:
+        One truth value per image, shape (total,).
+
+    Raises:
+        InputError: Where `text` is not base64 or does not hold exactly `total` images.
+
+    Example:
+        >>> text_to_hits("oA==", 3).tolist()
+        [True, False, True]
+    """
+    try:
+        packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    except binascii.Error as error:
+        raise InputError(f"hits: not base64 ({error}); use what hits_to_text returned") from error
+    if len(packed) != -(-total // 8):
+        raise InputError(f"hits: {len(packed)} bytes do not fit {total} images; pass their own total")
+    return np.unpackbits(packed, count=total).astype(np.bool_)
+
+
+def _count_hits(text: str, total: int) -> int:
+    # pydantic collects ValueErrors only, and adds the place in the file to them
+    try:
+        return int(text_to_hits(text, total).sum())
+    except InputError as error:
+        raise ValueError(str(error)) from error

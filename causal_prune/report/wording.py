@@ -1,0 +1,374 @@
+"""Numbers and sentences of the report: one place for units, directions and what may be claimed."""
+
+from typing import Literal
+
+from causal_prune.report.report import ROUNDING, Arm, Comparison, Report
+
+NONE = "–"  # what was not measured
+
+Standing = Literal["ahead", "unclear", "tied", "behind", "absent"]
+
+_TARGETS = {
+    "keep_macs": ("keep {} of the MACs", "MACs kept {}"),
+    "keep_params": ("keep {} of the parameters", "parameters kept {}"),
+    "keep_latency": ("keep {} of the median latency", "median latency kept {}"),
+    "remove_filters": ("remove {} of the filters of every layer that can be cut", "filters removed {}"),
+}
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Write a share as a percentage.
+
+    Args:
+        share: 0..1, or None.
+        digits: Digits after the point.
+
+    Returns:
+        For example "97.50 %"; a dash for None.
+    """
+    return NONE if share is None else f"{100 * share:.{digits}f} %"
+
+
+def signed(difference: float, digits: int = 2) -> str:
+    """Write a difference of shares in percentage points, without the unit.
+
+    Args:
+        difference: Of two shares, -1..1.
+        digits: Digits after the point.
+
+    Returns:
+        For example "+1.20" or "−0.30"; zero has no sign.
+    """
+    number = f"{abs(100 * difference):.{digits}f}"
+    if float(number) == 0:
+        return number
+    return ("+" if difference > 0 else "−") + number
+
+
+def points(difference: float | None) -> str:
+    """Write a difference of shares in percentage points.
+
+    Args:
+        difference: Of two shares, -1..1, or None.
+
+    Returns:
+        For example "+1.20 pp"; a dash for None.
+    """
+    return NONE if difference is None else f"{signed(difference)} pp"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    """Write an interval of shares.
+
+    Args:
+        bounds: Lower and upper bound, 0..1.
+
+    Returns:
+        For example "95.1 to 98.8 %".
+    """
+    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
+
+
+def quantity(number: float | None) -> str:
+    """Write a count with three digits and a decimal prefix.
+
+    Args:
+        number: 0 or more, or None.
+
+    Returns:
+        For example "3.42 M", "812"; a dash for None.
+    """
+    if number is None:
+        return NONE
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= limit * 0.9995:
+            scaled = number / limit
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{unit}"
+    return f"{number:.0f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a time with three significant digits.
+
+    Args:
+        value: Milliseconds, or None.
+
+    Returns:
+        For example "0.342", "12.3", "1250"; a dash for None.
+    """
+    if value is None:
+        return NONE
+    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def probability(p: float | None) -> str:
+    """Write a p value.
+
+    Args:
+        p: 0..1, or None.
+
+    Returns:
+        For example "0.031", "< 0.0001"; a dash for None.
+    """
+    if p is None:
+        return NONE
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def pace(speedup: float | None) -> str:
+    """Say how fast a network is compared with the dense one.
+
+    Args:
+        speedup: Median time of the dense network / median time of this one, or None.
+
+    Returns:
+        For example "1.71x faster", "1.12x slower", "as fast (1.00x)"; "speed not measured" for None.
+    """
+    if speedup is None:
+        return "speed not measured"
+    if f"{speedup:.2f}" == "1.00":
+        return "as fast (1.00x)"
+    return f"{speedup:.2f}x faster" if speedup > 1 else f"{1 / speedup:.2f}x slower"
+
+
+def plural(number: int, noun: str, ending: str = "s") -> str:
+    """Write a number with its noun.
+
+    Args:
+        number: How many.
+        noun: In the singular.
+        ending: What the plural appends.
+
+    Returns:
+        For example "1 seed", "1,024 images".
+    """
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
+def standing(comparison: Comparison | None) -> Standing:
+    """Say what the comparison with random allows one to claim.
+
+    Args:
+        comparison: Differences causal - random over the seeds, or None where no random arm was run.
+
+    Returns:
+        "ahead": the interval lies above 0. "behind": it lies below 0. "tied": the mean is not above 0.
+        "unclear": the mean is above 0, but the interval includes 0 or one seed gives none. "absent": None.
+    """
+    if comparison is None:
+        return "absent"
+    mean, bounds = comparison.mean_difference, comparison.ci95
+    if bounds is not None and bounds[0] > ROUNDING:
+        return "ahead"
+    if bounds is not None and bounds[1] < -ROUNDING:
+        return "behind"
+    return "unclear" if mean > ROUNDING else "tied"
+
+
+def headline(report: Report) -> tuple[str, str]:
+    """Say in the first paragraph whether causal beat random.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The verdict, and the numbers that it rests on.
+    """
+    comparison, state = report.comparison, standing(report.comparison)
+    if comparison is None:
+        return (
+            "Causal was not compared with random.",
+            "No random arm was run, so nothing here shows that the choice of units mattered.",
+        )
+    verdict = {
+        "ahead": "Causal beat random.",
+        "behind": "Random did better than causal.",
+        "tied": "Random did as well as causal, or better.",
+        "unclear": "Random did as well as causal, as far as this run can tell.",
+        "absent": "",
+    }[state]
+    wins, seeds = comparison.wins_of
+    mean = f"{points(comparison.mean_difference)} of test accuracy"
+    if comparison.ci95 is None:
+        body = f"Causal minus random: {mean}, from {plural(seeds, 'seed')} of random; that gives no interval."
+    else:
+        low, high = comparison.ci95
+        side = "lies above 0" if state == "ahead" else "lies below 0" if state == "behind" else "includes 0"
+        body = (
+            f"Causal minus random: {mean} on average over {plural(seeds, 'seed')} of random; the 95 % "
+            f"interval over the seeds, {signed(low)} to {signed(high)} pp, {side}."
+        )
+    body += f" Causal was ahead of {wins} of {seeds}. {_same_images(comparison, state)}"
+    return verdict, body.rstrip()
+
+
+def _same_images(comparison: Comparison, state: Standing) -> str:
+    p = comparison.mcnemar_p
+    if p is None:
+        return ""
+    text = f"On the same images, against the random arm of median accuracy, McNemar p = {probability(p)}"
+    text = text.replace("= <", "<")
+    if state == "ahead" and p >= 0.05:
+        return f"{text}: the seeds agree, but this many test images alone would not settle it."
+    return f"{text}."
+
+
+def asked(report: Report) -> str:
+    """Say what was asked.
+
+    Args:
+        report: The report.
+
+    Returns:
+        For example "keep 50.0 % of the MACs".
+    """
+    return _TARGETS[report.target.kind][0].format(percent(report.target.requested, 1))
+
+
+def achieved(report: Report) -> str:
+    """Say what the plan achieved.
+
+    Args:
+        report: The report.
+
+    Returns:
+        For example "MACs kept 49.8 %"; with mode "zero" it says that this needs removal.
+    """
+    text = _TARGETS[report.target.kind][1].format(percent(report.target.achieved, 1))
+    if report.mode == "remove":
+        return text
+    if report.target.kind == "remove_filters":
+        return text.replace("removed", "zeroed")
+    return f"{text} once the zeroed filters are removed"
+
+
+def outcome(report: Report) -> str:
+    """Say what was asked, what was achieved and what it cost, as one paragraph.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Three sentences; the last one on size and speed.
+    """
+    dense, causal = report.dense, report.causal
+    change = causal.accuracy - dense.accuracy
+    goal = f"Asked: {asked(report)}; achieved: {achieved(report)}."
+    cost = (
+        f"Test accuracy: {percent(dense.accuracy)} dense, {percent(causal.accuracy)} causal "
+        f"({points(change)}; 95 % interval of causal {interval(causal.ci95)}, "
+        f"{causal.correct:,} of {causal.total:,} images)."
+    )
+    return f"{goal} {cost} {size_and_speed(report, causal)}"
+
+
+def size_and_speed(report: Report, arm: Arm) -> str:
+    """Say how large and how fast an arm is beside the dense network.
+
+    Args:
+        report: The report, for the dense network.
+        arm: The arm.
+
+    Returns:
+        One sentence on MACs, parameters and median latency.
+    """
+    dense = report.dense
+    text = (
+        f"The {arm.name} network keeps {kept(arm.macs, dense.macs)} of the MACs and "
+        f"{kept(arm.params, dense.params)} of the parameters"
+    )
+    if arm.latency_ms is None or dense.latency_ms is None:
+        return f"{text}; its latency was not measured."
+    return (
+        f"{text}; it runs {pace(arm.speedup)}: median {milliseconds(arm.latency_ms.median)} ms against "
+        f"{milliseconds(dense.latency_ms.median)} ms ({conditions(arm)})."
+    )
+
+
+def kept(part: int | None, whole: int | None) -> str:
+    """Write what is left as a percentage of the dense network.
+
+    Args:
+        part: Of the arm.
+        whole: Of the dense network.
+
+    Returns:
+        For example "49.8 %"; a dash where either is missing or the whole is 0.
+    """
+    return NONE if part is None or not whole else percent(part / whole, 1)
+
+
+def conditions(arm: Arm) -> str:
+    """Say how a latency was measured.
+
+    Args:
+        arm: The arm.
+
+    Returns:
+        For example "ONNX Runtime, 1 thread, batch 1"; "not measured" where there is no latency.
+    """
+    if arm.latency_ms is None:
+        return "not measured"
+    return f"ONNX Runtime, {plural(arm.latency_ms.threads, 'thread')}, batch {arm.latency_ms.batch}"
+
+
+def describe_latency(report: Report) -> str:
+    """Say how the latencies were measured.
+
+    Args:
+        report: The report.
+
+    Returns:
+        One or two sentences; they say so where the causal network was not timed.
+    """
+    latency = report.causal.latency_ms
+    if latency is None:
+        return "Latency: the causal network was not timed in this run."
+    return (
+        f"Latency: {conditions(report.causal)}; median over the run, IQR is the width of the "
+        f"interquartile range. The causal network needed at most {milliseconds(latency.p90)} ms in 90 % and "
+        f"{milliseconds(latency.p99)} ms in 99 % of its runs."
+    )
+
+
+def describe_parity(report: Report) -> str:
+    """Say whether the ONNX file computes what the network computes.
+
+    Args:
+        report: The report.
+
+    Returns:
+        One sentence with the largest difference and the tolerance.
+    """
+    parity = report.parity
+    if parity is None:
+        return "Parity: nothing was exported in this run, so nothing was compared."
+    verdict = "passed" if parity.passed else "FAILED"
+    return (
+        f"Parity {verdict}: the outputs of the ONNX file and of the PyTorch network differ by at most "
+        f"{parity.max_abs:.2g} (tolerance {parity.tolerance:.2g})."
+    )
+
+
+def describe_agreement(report: Report) -> str:
+    """Say how well the importances rank the units, judged by ablation.
+
+    Args:
+        report: The report.
+
+    Returns:
+        One sentence.
+    """
+    agreement = report.agreement
+    if agreement is None:
+        return "Agreement with ablation was not measured in this run."
+    if agreement.median is None:
+        return (
+            f"The rank correlation of “{agreement.method}” with {agreement.versus} is undefined "
+            "for every group."
+        )
+    return (
+        f"Spearman rank correlation of “{agreement.method}” with {agreement.versus}, median over "
+        f"{plural(len(agreement.spearman_by_group), 'group')}: {agreement.median:+.2f} "
+        f"(+1 the same order, 0 unrelated, -1 reversed)."
+    )

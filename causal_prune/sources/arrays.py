@@ -1,0 +1,186 @@
+"""Data sets that fit into memory: scikit-learn's digits, `.npz` files and torchvision's."""
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from causal_prune.errors import InputError
+from causal_prune.sources.factories import nearest, one_line
+from causal_prune.sources.images import FormOf, ImageArrays
+from causal_prune.sources.splits import (
+    CUT_FROM_TRAINING,
+    Labelled,
+    Labels,
+    Splits,
+    cut,
+    cut_validation,
+    labelled,
+)
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+# These share one interface: (root, train, download) in, `data`, `targets` and `classes` out.
+TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST")
+DIGITS_TEST_SHARE = 0.2
+DIGITS_VALIDATION_SHARE = 0.15
+
+
+def read_digits(*, form_of: FormOf) -> Splits:
+    """Read scikit-learn's 1,797 handwritten digits, 8x8 grey pixels of 0 to 16.
+
+    Args:
+        form_of: Gives the format of the inputs for the shape of an image.
+
+    Returns:
+        A stratified 65/15/20 % split.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = _channels_first(digits.images.astype(np.uint8))
+    labels: Labels = digits.target.astype(np.int64)
+    classes = tuple(str(name) for name in digits.target_names)
+    whole = labelled(ImageArrays(images, labels, form_of((1, 8, 8))), labels)
+    rest, test = cut(whole, round(DIGITS_TEST_SHARE * len(labels)))
+    train, validation = cut(rest, round(DIGITS_VALIDATION_SHARE * len(labels)))
+    name = "digits of scikit-learn (8x8 grey; stratified train/validation/test split of 65/15/20 %)"
+    return Splits(train, validation, test, classes, name)
+
+
+def read_npz(path: Path, *, name: str, form_of: FormOf) -> Splits:
+    """Read `train_images`, `train_labels`, `test_images` and `test_labels` from an `.npz` file.
+
+    Images are uint8 of shape (N, H, W, C) or (N, H, W), labels integers of shape (N,) from 0.
+
+    Args:
+        path: The file.
+        name: Description of the data.
+        form_of: Gives the format of the inputs for the shape of an image.
+
+    Returns:
+        The splits; validation is cut from the training images.
+
+    Raises:
+        InputError: If the file is missing or damaged, or an array is missing or not of this form.
+    """
+    if not path.is_file():
+        raise InputError(f"--data: there is no file {path}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            missing = [key for key in ARRAYS if key not in content]
+            if missing:
+                held = ", ".join(content) or "none"
+                raise InputError(f"--data: {path} has no array {', '.join(missing)} (it has {held})")
+            arrays = {key: content[key] for key in ARRAYS}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as cause:
+        raise InputError(f"--data: {path} is no readable npz file: {one_line(cause)}") from cause
+    for key in ("train_images", "test_images"):
+        _check_images(arrays[key], f"{path}: {key}")
+    for key in ("train_labels", "test_labels"):
+        if arrays[key].dtype.kind not in "iu" or arrays[key].ndim != 1:
+            form = f"{arrays[key].dtype} of shape {arrays[key].shape}"
+            raise InputError(f"--data: {path}: {key} is {form}; integers of shape (N,) are needed")
+    present = np.unique(arrays["train_labels"])
+    present = present[present >= 0]
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if len(gaps):
+        found = f"go up to {present[-1]} but hold no image of class {gaps[0]}"
+        raise InputError(f"--data: {path}: train_labels {found}; classes count from 0 without gaps")
+    classes = tuple(str(label) for label in present)
+    return _splits(arrays, classes, place=str(path), name=name, form_of=form_of)
+
+
+def read_torchvision(place: str, *, name: str, form_of: FormOf) -> Splits:
+    """Read a data set of torchvision from a folder; nothing is downloaded.
+
+    Args:
+        place: `NAME:ROOT`.
+        name: Description of the data.
+        form_of: Gives the format of the inputs for the shape of an image.
+
+    Returns:
+        The splits; validation is cut from the training images.
+
+    Raises:
+        InputError: If the name is not known, or the files are missing or damaged.
+    """
+    from torchvision import datasets
+
+    kind, _, root = place.partition(":")
+    if kind not in TORCHVISION:
+        known = nearest(kind, list(TORCHVISION)) or f"; known are {', '.join(TORCHVISION)}"
+        raise InputError(f"--data: torchvision:{kind} is not a data set that can be read{known}")
+    if not root:
+        raise InputError(f"--data: '{name}' names no folder; write torchvision:{kind}:ROOT")
+    factory: Callable[..., Any] = vars(datasets)[kind]
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    classes: tuple[str, ...] = ()
+    for split in ("train", "test"):
+        try:
+            part = factory(str(Path(root).expanduser()), train=split == "train", download=False)
+        except Exception as cause:  # missing and damaged files raise RuntimeError, OSError, ValueError, ...
+            code = f"import torchvision; torchvision.datasets.{kind}({root!r}, download=True)"
+            raise InputError(
+                f"--data: {kind} cannot be read from {root} ({one_line(cause)}); "
+                f'fetch it with: python -c "{code}"'
+            ) from cause
+        arrays[f"{split}_images"] = np.asarray(part.data)
+        arrays[f"{split}_labels"] = np.asarray(part.targets)
+        classes = tuple(part.classes)
+    return _splits(arrays, classes, place=root, name=name, form_of=form_of)
+
+
+def _splits(
+    arrays: dict[str, npt.NDArray[np.generic]],
+    classes: tuple[str, ...],
+    *,
+    place: str,
+    name: str,
+    form_of: FormOf,
+) -> Splits:
+    images = {split: _channels_first(arrays[f"{split}_images"]) for split in ("train", "test")}
+    channels, height, width = images["train"].shape[1:]
+    form = form_of((channels, height, width))
+    if images["test"].shape[1:] != images["train"].shape[1:]:
+        shapes = " and ".join(str(arrays[f"{split}_images"].shape[1:]) for split in ("test", "train"))
+        raise InputError(f"--data: {place}: test and training images differ in shape: {shapes}")
+    parts: dict[str, Labelled] = {}
+    for split in ("train", "test"):
+        labels = arrays[f"{split}_labels"].astype(np.int64)
+        if len(images[split]) != len(labels):
+            sizes = f"{len(images[split]):,} images but {len(labels):,} labels"
+            raise InputError(f"--data: {place}: the {split} arrays hold {sizes}")
+        outside = labels[(labels < 0) | (labels >= len(classes))]
+        if len(outside):
+            raise InputError(f"--data: {place}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
+        parts[split] = labelled(ImageArrays(images[split], labels, form), labels)
+    train, validation = cut_validation(parts["train"], classes)
+    return Splits(train, validation, parts["test"], classes, f"{name} ({CUT_FROM_TRAINING})")
+
+
+def _check_images(images: npt.NDArray[np.generic], place: str) -> None:
+    if images.dtype != np.uint8:
+        raise InputError(f"--data: {place} is {images.dtype}; uint8 from 0 to 255 is needed")
+    if images.ndim not in (3, 4) or min(images.shape, default=0) < 1:
+        raise InputError(f"--data: {place} has shape {images.shape}; (N,H,W,C) or (N,H,W) is needed")
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise InputError(f"--data: {place} has shape {images.shape}; channels must come last, as (N,H,W,C)")
+
+
+def _channels_first(images: npt.NDArray[np.generic]) -> Tensor:
+    channels_last = images if images.ndim == 4 else images[..., None]
+    return torch.from_numpy(np.ascontiguousarray(channels_last)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,76 @@
+"""Checking that a network and the data fit together before any work is done."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from causal_prune.errors import InputError
+from causal_prune.pipeline import Data
+from causal_prune.progress import track
+from causal_prune.sources.factories import one_line
+
+BATCH = 64
+
+
+def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
+    """Run a copy of the network on the calibration images and check what comes out.
+
+    Args:
+        model: The network; not changed.
+        data: The data.
+        device: Where to run.
+
+    Raises:
+        InputError: If the network refuses the images, does not return logits of one per class, returns
+            NaN or infinite values, or a calibration label is outside the classes.
+
+    Cost:
+        One pass over the calibration images.
+    """
+    probe = copy.deepcopy(model).to(device).eval()
+    loader = DataLoader(data.calibration, batch_size=BATCH)
+    for images, labels in track(loader, "check model"):
+        outside = labels[(labels < 0) | (labels >= len(data.classes))]
+        if len(outside):
+            raise InputError(f"--data: label {int(outside[0])} is outside 0..{len(data.classes) - 1}")
+        try:
+            with torch.no_grad():
+                outputs: object = probe(images.to(device))
+        except Exception as cause:  # whatever a layer raises for a shape that it cannot take
+            shape = tuple(images.shape[1:])
+            raise InputError(
+                f"--model: refuses images of shape {shape}{_expectation(model, shape)}: {one_line(cause)}; "
+                "--input-shape C,H,W converts images"
+            ) from cause
+        _check_outputs(outputs, len(images), data)
+
+
+def _check_outputs(outputs: object, images: int, data: Data) -> None:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != images:
+        form = (
+            f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        )
+        raise InputError(
+            f"--model: returned {form} for {images} images, not logits of shape (images, classes)"
+        )
+    classes = len(data.classes)
+    if outputs.shape[1] != classes:
+        raise InputError(
+            f"--model: has {outputs.shape[1]} outputs but the data have {classes} classes; "
+            f"for many models --model-arg num_classes={classes} sets them"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise InputError("--model: returns NaN or infinite values on the calibration images; check --weights")
+
+
+def _expectation(model: nn.Module, shape: tuple[int, ...]) -> str:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels != shape[0]:
+            return f" (its first layer '{name}' expects {module.in_channels} channels)"
+        if isinstance(module, nn.Conv2d):
+            return ""
+        if isinstance(module, nn.Linear):
+            return f" (its first layer '{name}' expects {module.in_features} features)"
+    return ""

@@ -1,0 +1,109 @@
+"""`--data imagefolder:DIR`: one folder per split, in it one folder per class."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from causal_prune.errors import InputError
+from causal_prune.progress import track
+from causal_prune.sources.images import FormOf, ImageFiles, InputFormat, comma, read_image
+from causal_prune.sources.splits import CUT_FROM_TRAINING, Labelled, Splits, cut_validation, labelled
+
+Files = list[tuple[Path, int]]
+
+
+def read_image_folder(folder: Path, *, name: str, form_of: FormOf, converted: bool) -> Splits:
+    """Find the images of `train/`, `val/` and, where it exists, `test/`, and check each of them once.
+
+    Without `test/`, `val/` is the test split, and the validation split is cut from `train/`.
+
+    Args:
+        folder: Holds the splits.
+        name: Description of the data.
+        form_of: Gives the format of the inputs for the shape of the first image.
+        converted: Whether that format converts all shapes to one; else the images must share theirs.
+
+    Returns:
+        The splits; images are read again when they are used.
+
+    Raises:
+        InputError: If a folder is missing or empty, the classes of the splits differ, an image cannot be
+            read, or the shapes differ without `converted`.
+
+    Cost:
+        Every image is decoded once, by several threads.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--data: there is no folder {folder}")
+    splits = ["train", "val", "test"] if (folder / "test").is_dir() else ["train", "val"]
+    for split in splits:
+        if not (folder / split).is_dir():
+            raise InputError(f"--data: {folder} has no folder {split}/; imagefolder needs train/ and val/")
+    classes = _classes(folder / "train")
+    for split in splits[1:]:
+        _check_same_classes(folder, classes, split)
+    files = {split: _files(folder / split, classes) for split in splits}
+    stored = _check_images(folder, [path for split in splits for path, _ in files[split]], converted)
+    parts = {split: _labelled(files[split], form_of(stored)) for split in splits}
+    if "test" in parts:
+        return Splits(parts["train"], parts["val"], parts["test"], classes, name)
+    train, validation = cut_validation(parts["train"], classes)
+    return Splits(train, validation, parts["val"], classes, f"{name} (test: val/; {CUT_FROM_TRAINING})")
+
+
+def _check_same_classes(folder: Path, classes: tuple[str, ...], split: str) -> None:
+    differing = sorted(set(classes) ^ set(_classes(folder / split)))
+    if differing:
+        present, absent = ("train", split) if differing[0] in classes else (split, "train")
+        raise InputError(f"--data: {folder}: class '{differing[0]}' is in {present}/ but not in {absent}/")
+
+
+def _labelled(files: Files, form: InputFormat) -> Labelled:
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return labelled(ImageFiles([path for path, _ in files], labels, form), labels)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    if not names:
+        raise InputError(f"--data: {folder} has no class folder")
+    return tuple(names)
+
+
+def _files(folder: Path, classes: tuple[str, ...]) -> Files:
+    files: Files = []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        if not found:
+            raise InputError(
+                f"--data: class folder {folder / name} has no image ({' '.join(IMG_EXTENSIONS)})"
+            )
+        files += [(path, label) for path in found]
+    return files
+
+
+def _check_images(folder: Path, paths: list[Path], converted: bool) -> tuple[int, int, int]:
+    pool = ThreadPoolExecutor()
+    first: tuple[int, int, int] | None = None
+    try:
+        shapes = pool.map(_shape, paths)
+        for path, shape in zip(
+            paths, track(shapes, "check images", total=len(paths), unit="image"), strict=True
+        ):
+            first = first or shape
+            if shape != first and not converted:
+                raise InputError(
+                    f"--data: {path.relative_to(folder)} is {comma(shape)} (channels,height,width) but "
+                    f"{paths[0].relative_to(folder)} is {comma(first)}; --input-shape converts all to one"
+                )
+    finally:
+        pool.shutdown(cancel_futures=True)
+    assert first is not None  # every class folder has an image
+    return first
+
+
+def _shape(path: Path) -> tuple[int, int, int]:
+    channels, height, width = read_image(path).shape
+    return channels, height, width

@@ -1,0 +1,68 @@
+"""Spearman's correlation, against ranks made by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from causal_prune.errors import InputError
+from causal_prune.measure.agreement import median_agreement, spearman_by_group
+
+
+def by_hand(a: list[float], b: list[float]) -> float:
+    """Pearson's correlation of mean ranks, by counting."""
+
+    def ranks(values: list[float]) -> list[float]:
+        return [sum(o < v for o in values) + (sum(o == v for o in values) + 1) / 2 for v in values]
+
+    x, y = ranks(a), ranks(b)
+    mean = (len(a) + 1) / 2
+    covariance = sum((p - mean) * (q - mean) for p, q in zip(x, y, strict=True))
+    return covariance / math.sqrt(sum((p - mean) ** 2 for p in x) * sum((q - mean) ** 2 for q in y))
+
+
+def test_spearman_equals_the_ranks_counted_by_hand_with_ties():
+    a = {"first": [0.3, 0.1, 0.1, 0.9, 0.5], "second": [4.0, 3.0, 2.0, 1.0]}
+    b = {"first": [2.0, 2.0, 1.0, 7.0, 3.0], "second": [1.0, 2.0, 3.0, 4.0]}
+
+    found = spearman_by_group(a, b)
+
+    assert found["first"] == pytest.approx(by_hand(a["first"], b["first"]))
+    assert found["second"] == pytest.approx(-1.0)
+
+
+def test_tensors_arrays_and_lists_agree_and_units_do_not_matter():
+    scores = [0.3, 0.1, 0.2, 0.9]
+    tensor = torch.tensor([8.0, 1.0, 6.0, 5.0], requires_grad=True)
+    expected = spearman_by_group({"g": scores}, {"g": [8.0, 1.0, 6.0, 5.0]})["g"]
+
+    assert spearman_by_group({"g": np.array(scores)}, {"g": tensor})["g"] == pytest.approx(expected)
+    assert spearman_by_group({"g": [1e6 * s**3 for s in scores]}, {"g": tensor})["g"] == pytest.approx(
+        expected
+    )
+
+
+def test_undefined_correlations_are_none_and_skipped_by_the_median():
+    found = spearman_by_group(
+        {"constant": [1.0, 1.0, 1.0], "single": [2.0], "up": [1.0, 2.0, 3.0], "mixed": [1.0, 2.0, 3.0]},
+        {"constant": [1.0, 2.0, 3.0], "single": [1.0], "up": [4.0, 5.0, 6.0], "mixed": [1.0, 3.0, 2.0]},
+    )
+
+    assert found["constant"] is None and found["single"] is None
+    assert median_agreement(found) == pytest.approx((1.0 + 0.5) / 2)
+    assert median_agreement({"constant": None}) is None
+    assert median_agreement({}) is None
+
+
+@pytest.mark.parametrize(
+    ("b", "message"),
+    [
+        ({"h": [1.0, 2.0]}, "group 'g' is in one of"),
+        ({"g": [1.0, 2.0, 3.0]}, r"group 'g' has shape \(2,\) in scores_a and \(3,\)"),
+        ({"g": [1.0, math.nan]}, "group 'g' has a score that is not finite"),
+    ],
+)
+def test_scores_that_do_not_correspond_are_refused(b, message):
+    with pytest.raises(InputError, match=message):
+        spearman_by_group({"g": [1.0, 2.0]}, b)

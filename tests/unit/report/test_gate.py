@@ -1,0 +1,191 @@
+"""The gate: every rule on both sides of its limit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from causal_prune.errors import InputError
+from causal_prune.report.gate import Baseline, Limits, baseline_of, gate, load_baseline
+from causal_prune.report.report import Report
+
+Fake = Callable[..., Report]
+
+
+def _with_causal(report: Report, **changes: Any) -> Report:
+    arms = [arm.model_copy(update=changes) if arm.name == "causal" else arm for arm in report.arms]
+    return report.model_copy(update={"arms": tuple(arms)})
+
+
+def _scored(report: Report, correct: int) -> Report:
+    interval = binomtest(correct, 360).proportion_ci(method="wilson")
+    return _with_causal(
+        report, correct=correct, accuracy=correct / 360, ci95=(interval.low, interval.high), hits=None
+    )
+
+
+def _baseline(report: Report, **changes: Any) -> Baseline:
+    return baseline_of(report).model_copy(update=changes)
+
+
+def test_a_bundle_passes_its_own_baseline(fake: Fake) -> None:
+    verdict = gate(fake(), baseline_of(fake()), Limits())
+    assert verdict.exit_code == 0 and len(verdict.lines) == 1
+
+
+def test_the_line_names_number_limit_and_verdict(fake: Fake) -> None:
+    report = fake()
+    lines = gate(_scored(report, 342), _baseline(report, accuracy=1.0), Limits()).lines
+    expected = "accuracy 0.9500 [0.922, 0.968] of 360 images; limit 0.9900 = baseline 1.0000 - 0.0100: FAILED"
+    assert lines == (expected,)
+
+
+@pytest.mark.parametrize("correct", range(330, 361, 3))
+@pytest.mark.parametrize("accuracy", [0.9, 0.95, 0.98, 1.0])
+def test_accuracy_against_the_literal_rule(fake: Fake, correct: int, accuracy: float) -> None:
+    report = fake()
+    high = binomtest(correct, 360).proportion_ci(method="wilson").high
+    limit = accuracy - 0.01
+    expected = 0 if correct / 360 >= limit else 1 if high < limit else 4
+    assert (
+        gate(_scored(report, correct), _baseline(report, accuracy=accuracy), Limits()).exit_code == expected
+    )
+
+
+def test_rounding_noise_is_no_loss(fake: Fake) -> None:
+    report = _scored(fake(), 324)  # 0.9 exactly
+    assert 0.9 < 1.0 - 0.1 + 1e-13
+    assert gate(report, _baseline(report, accuracy=1.0 + 0.0), Limits(max_drop=0.1 - 1e-13)).exit_code == 0
+    assert gate(report, _baseline(report, accuracy=1.0), Limits(max_drop=0.1 - 1e-9)).exit_code == 4
+
+
+def test_another_number_of_images_is_named(fake: Fake) -> None:
+    lines = gate(fake(), _baseline(fake(), total=1000), Limits()).lines
+    assert "baseline 0.9722 (of 1,000 images) - 0.0100: passed" in lines[0]
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1.5, 0), (1.71, 1), (None, 0)])
+def test_speedup(fake: Fake, limit: float | None, code: int) -> None:
+    verdict = gate(fake(), baseline_of(fake()), Limits(min_speedup=limit))
+    assert verdict.exit_code == code  # measured: 0.362 / 0.2117 = 1.70997
+    if limit is not None:
+        assert (
+            f"speed-up 1.710x (median latency dense / causal); limit at least {limit:.3f}x"
+            in verdict.lines[1]
+        )
+
+
+@pytest.mark.parametrize(("limit", "code"), [(180_969, 0), (180_968, 1)])
+def test_bytes(fake: Fake, limit: int, code: int) -> None:
+    verdict = gate(fake(), baseline_of(fake()), Limits(max_bytes=limit))
+    assert verdict.exit_code == code
+    assert f"ONNX file 180,969 bytes; limit at most {limit:,} bytes" in verdict.lines[1]
+
+
+@pytest.mark.parametrize(
+    ("mean", "bounds", "code"),
+    [
+        (0.02, [0.01, 0.03], 0),
+        (0.02, [-0.01, 0.05], 4),
+        (0.02, [1e-14, 0.04], 4),
+        (-0.01, [-0.03, 0.01], 4),
+        (-0.02, [-0.03, -0.01], 1),
+        (0.02, None, 4),
+        (0.0, None, 1),
+        (-0.02, None, 1),
+        (0.0, [0.0, 0.0], 4),
+    ],
+)
+def test_beat_random(fake: Fake, mean: float, bounds: list[float] | None, code: int) -> None:
+    comparison = {
+        "arm": "causal",
+        "versus": "random",
+        "mean_difference": mean,
+        "ci95": bounds,
+        "mcnemar_p": 0.5,
+        "wins_of": [3, 5],
+    }
+    verdict = gate(fake(comparison=comparison), baseline_of(fake()), Limits(beat_random=True))
+    assert verdict.exit_code == code
+    assert verdict.lines[1].startswith(f"causal - random {mean:+.4f}") and "over 5 seeds" in verdict.lines[1]
+
+
+def test_the_worst_verdict_wins(fake: Fake) -> None:
+    unclear = fake(comparison=None).model_copy(update={"comparison": fake().comparison})
+    report = _scored(unclear, 345)
+    inconclusive = _baseline(report, accuracy=0.98)
+    assert gate(report, inconclusive, Limits()).exit_code == 4
+    assert gate(report, inconclusive, Limits(max_bytes=10**9)).exit_code == 4
+    assert gate(report, inconclusive, Limits(max_bytes=1)).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "changes", "message"),
+    [
+        (Limits(min_speedup=1.5), {"speedup": None}, "--min-speedup: the bundle holds no latency"),
+        (Limits(max_bytes=10), {"onnx_bytes": None}, "--max-bytes: the bundle holds no size"),
+    ],
+)
+def test_a_limit_without_its_measurement_is_refused(
+    fake: Fake, limits: Limits, changes: dict[str, None], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        gate(_with_causal(fake(), **changes), baseline_of(fake()), limits)
+
+
+def test_beat_random_needs_a_comparison(fake: Fake) -> None:
+    with pytest.raises(InputError, match="--beat-random: the bundle holds no comparison with random"):
+        gate(fake(comparison=None), baseline_of(fake()), Limits(beat_random=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_drop": 1.5}, "--max-drop 1.5: must be a share from 0 to 1"),
+        ({"max_drop": -0.1}, "--max-drop -0.1"),
+        ({"max_drop": float("nan")}, "--max-drop nan"),
+        ({"min_speedup": 0.0}, "--min-speedup 0.0: must be above 0"),
+        ({"min_speedup": float("inf")}, "--min-speedup inf"),
+        ({"max_bytes": 0}, "--max-bytes 0: must be above 0"),
+    ],
+)
+def test_limits_that_nothing_can_be_held_against(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Limits(**changes)
+
+
+def test_a_baseline_is_read_in_both_forms(fake: Fake, tmp_path: Path) -> None:
+    report = fake()
+    report.save(tmp_path / "report.json")
+    baseline_of(report).save(tmp_path / "baseline.json")
+    assert (
+        load_baseline(tmp_path / "report.json")
+        == load_baseline(tmp_path / "baseline.json")
+        == baseline_of(report)
+    )
+    assert set(json.loads((tmp_path / "baseline.json").read_text())) == {
+        "schema_version",
+        "accuracy",
+        "correct",
+        "total",
+        "macs",
+        "params",
+        "onnx_bytes",
+        "speedup",
+        "predictions_sha256",
+    }
+
+
+def test_a_baseline_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    with pytest.raises(InputError, match="baseline.json: cannot be read"):
+        load_baseline(path)
+    path.write_text('{"schema_version": 1, "accuracy": 0.9}')
+    with pytest.raises(InputError, match="baseline.json: correct: Field required"):
+        load_baseline(path)
+    path.write_text('{"schema_version": 9}')
+    with pytest.raises(InputError, match="schema_version is 9"):
+        load_baseline(path)

@@ -1,0 +1,179 @@
+"""Rendering: golden texts, figures that are figures, and pieces that are missing.
+
+To write the golden texts anew after an intended change: `UPDATE_GOLDEN=1 pytest tests/unit/report`; then read
+the difference. `golden/<case>.json` is the input and is never written by a test.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib import image
+
+from causal_prune.errors import InputError
+from causal_prune.report.figures import importance_per_layer
+from causal_prune.report.render import render
+from causal_prune.report.report import Report
+
+Fake = Callable[..., Report]
+GOLDEN = Path(__file__).parent / "golden"
+FIGURES = {"accuracy_vs_removed", "latency_accuracy", "widths", "importance"}
+
+
+def _rendered(report: Report, folder: Path) -> tuple[str, str]:
+    folder.mkdir(exist_ok=True)
+    report.save(folder / "report.json")
+    render(folder)
+    return (folder / "report.md").read_text("utf-8"), (folder / "report.html").read_text("utf-8")
+
+
+def _drawn(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "figures").iterdir()}
+
+
+@pytest.mark.parametrize("case", ["remove", "zero"])
+@pytest.mark.parametrize("kind", ["md", "html"])
+def test_the_texts_are_golden(tmp_path: Path, case: str, kind: str) -> None:
+    shutil.copy(GOLDEN / f"{case}.json", tmp_path / "report.json")
+    render(tmp_path)
+    text = (tmp_path / f"report.{kind}").read_bytes()
+    text = re.sub(rb"(data:image/png;base64,)[A-Za-z0-9+/=]+", rb"\1", text)
+    golden = GOLDEN / f"{case}.{kind}"
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        golden.write_bytes(text)
+    assert golden.is_file(), f"{golden} is missing; see the top of this file"
+    assert text == golden.read_bytes()
+
+
+def test_the_same_report_gives_the_same_bytes(fake: Fake, tmp_path: Path) -> None:
+    _rendered(fake(), tmp_path / "a")
+    _rendered(fake(), tmp_path / "b")
+    names = ["report.md", "report.html", *(f"figures/{name}.png" for name in FIGURES)]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("depth", [5, 60])
+def test_figures_are_drawn_and_large_enough_to_read(fake: Fake, tmp_path: Path, depth: int) -> None:
+    _rendered(fake(depth), tmp_path)
+    assert _drawn(tmp_path) == FIGURES
+    for name in FIGURES:
+        pixels = image.imread(tmp_path / "figures" / f"{name}.png")
+        assert pixels.std() > 0.02, f"{name} is blank"
+        assert pixels.shape[1] == 960
+    rows = image.imread(tmp_path / "figures" / "widths.png").shape[0] / depth
+    assert rows >= 34  # at 150 dots per inch: room for a 9 point label per layer
+
+
+def test_rendering_leaves_matplotlib_as_it_was(fake: Fake, tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    _rendered(fake(), tmp_path)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_missing_pieces_are_left_out_with_a_word(fake: Fake, tmp_path: Path) -> None:
+    report = fake(
+        curve=None,
+        comparison=None,
+        importances={},
+        layers=[],
+        agreement=None,
+        parity=None,
+        notes=[],
+        environment={},
+    )
+    for text in _rendered(report, tmp_path):
+        for word in (
+            "no accuracy curve was measured",
+            "Causal was not compared with random",
+            "the report holds no importances",
+            "the report lists no layers",
+            "Agreement with ablation was not measured",
+            "nothing was exported",
+            "None.",
+        ):
+            assert word in text
+    assert _drawn(tmp_path) == {"latency_accuracy"}
+
+
+def test_without_latency_the_report_says_so(fake: Fake, tmp_path: Path) -> None:
+    whole = fake()
+    bare = {"latency_ms": None, "speedup": None, "onnx_bytes": None}
+    report = fake(
+        dense=whole.dense.model_copy(update=bare), arms=[arm.model_copy(update=bare) for arm in whole.arms]
+    )
+    for text in _rendered(report, tmp_path):
+        assert "no latency was measured in this run" in text and "its latency was not measured" in text
+    assert "latency_accuracy" not in _drawn(tmp_path)
+
+
+def test_a_stale_figure_goes(fake: Fake, tmp_path: Path) -> None:
+    _rendered(fake(), tmp_path)
+    _rendered(fake(curve=None), tmp_path)
+    assert _drawn(tmp_path) == FIGURES - {"accuracy_vs_removed"}
+
+
+def test_zero_without_removed_says_that_nothing_stands_beside_it(fake: Fake, tmp_path: Path) -> None:
+    for text in _rendered(fake(mode="zero", arms=fake(mode="zero").arms[:1]), tmp_path):
+        assert "nothing to set beside it" in re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.0, 0.0, 0.0],
+        [1.0],
+        [-0.5, 0.2, 0.9],
+        [0.0, 1e-12, 1e-3, 4.0],
+        [2.0, 2.0, 2.0],
+    ],
+)
+def test_importances_of_any_kind_can_be_drawn(fake: Fake, scores: list[float]) -> None:
+    figure, caption = importance_per_layer(fake(importances={"only": scores, "empty": []}))
+    assert figure is not None and f"{len(scores)} filter" in caption
+    figure.draw_without_rendering()
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for key, value in attrs if key in ("src", "href")]
+
+
+def test_the_html_is_one_file_without_network_or_script(fake: Fake, tmp_path: Path) -> None:
+    _, text = _rendered(fake(), tmp_path)
+    links = _Links()
+    links.feed(text)
+    assert links.tags.count("img") == 4 and "script" not in links.tags and "link" not in links.tags
+    assert all(source.startswith("data:image/png;base64,") for source in links.sources)
+    assert "@import" not in text and "url(" not in text
+
+
+def test_the_markdown_links_to_figures_that_exist(fake: Fake, tmp_path: Path) -> None:
+    text, _ = _rendered(fake(), tmp_path)
+    links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(links) == 4 and all((tmp_path / link).is_file() for link in links)
+
+
+def test_names_cannot_break_out_of_the_page(fake: Fake, tmp_path: Path) -> None:
+    markdown, html = _rendered(fake(title="<script>x</script>", importance="a|b"), tmp_path)
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    assert "a\\|b" in markdown
+
+
+def test_only_report_json_is_read(fake: Fake, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{not json")
+    _rendered(fake(), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["title"] == "digits_cnn"
+    with pytest.raises(InputError, match="report.json: cannot be read"):
+        render(tmp_path / "figures")

@@ -1,0 +1,117 @@
+"""The rows of the tables, against arithmetic done by hand in the test."""
+
+from collections.abc import Callable
+from io import StringIO
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+
+from causal_prune.report import tables
+from causal_prune.report.report import Report, text_to_hits
+from causal_prune.report.summary import summary_lines, summary_table
+
+Fake = Callable[..., Report]
+
+
+def test_dense_comes_first_and_every_seed_is_listed(fake: Fake) -> None:
+    rows = tables.arm_rows(fake())
+    assert [row.label for row in rows] == [
+        "dense",
+        "causal",
+        "random",
+        "seed 0",
+        "seed 1",
+        "seed 2",
+        "seed 3",
+        "seed 4",
+        "magnitude",
+    ]
+    assert [row.kind for row in rows[:4]] == ["dense", "causal", "summary", "member"]
+
+
+def test_the_random_arms_are_summed_up_by_mean_sd_and_range(fake: Fake) -> None:
+    report = fake()
+    summary = next(row for row in tables.arm_rows(report) if row.kind == "summary")
+    accuracies = [100 * correct / 360 for correct in (339, 344, 336, 341, 343)]
+    assert summary.accuracy == f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f} %"
+    assert summary.interval == "range 93.3 to 95.6 %"
+    assert summary.counted == "5 seeds"
+    assert summary.change == "−3.44 pp"  # 94.611 - 98.056
+    assert summary.latency == "0.214 ms"  # mean of 0.2125 + 0.001 * (0..4) = 0.2145, printed half to even
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ([0.5], "50.00 %"),
+        ([0.4, 0.6], "50.00 ± 14.14 %"),
+        ([0.4, None], "–"),
+        ([], "–"),
+    ],
+)
+def test_spread(shares: list[float | None], expected: str) -> None:
+    assert tables.spread_of(shares) == expected
+
+
+def test_the_causal_row_states_what_is_kept(fake: Fake) -> None:
+    row = tables.arm_rows(fake())[1]
+    assert (row.accuracy, row.counted, row.change) == ("97.22 %", "350 of 360", "−0.83 pp")
+    assert (row.macs, row.macs_kept) == ("1.70 M", "49.8 %")
+    assert (row.onnx_bytes, row.bytes_kept, row.onnx_size) == ("180,969", "54.8 %", "181 kB")
+    assert (row.latency, row.spread, row.speedup) == ("0.212 ms", "IQR 0.015 ms", "1.71x faster")
+
+
+def test_zeroed_and_removed_answer_the_same_questions(fake: Fake) -> None:
+    report = fake(mode="zero")
+    sides = {row.question: (row.zeroed, row.removed) for row in tables.side_rows(report)}
+    assert sides["MACs (kept)"] == ("3.42 M (100.0 %)", "1.70 M (49.8 %)")
+    assert sides["speed against dense"] == ("as fast (1.00x)", "1.71x faster")
+    assert sides["test accuracy"] == ("97.22 % (350 of 360)", "96.94 % (349 of 360)")
+
+
+def test_disagreements_are_counted_image_by_image(fake: Fake) -> None:
+    report = fake(mode="zero")
+    removed = report.removed
+    assert removed is not None and report.causal.hits is not None and removed.hits is not None
+    first, second = text_to_hits(report.causal.hits, 360), text_to_hits(removed.hits, 360)
+    differ = sum(bool(a) is not bool(b) for a, b in zip(first, second, strict=True))
+    assert f"the other wrong on {differ} of 360 images" in tables.disagreements(report)
+    assert "Removed minus zeroed: −0.28 pp" in tables.disagreements(report)
+    assert tables.disagreements(fake()) == "" and tables.side_rows(fake()) == []
+
+
+def test_frozen_layers_are_grouped_by_reason(fake: Fake) -> None:
+    rows = tables.frozen_rows(fake(60))
+    assert [len(row.layers) for row in rows] == [1, 29]
+    assert rows[0].layers == ("conv1",) and rows[1].layers[0] == "layer1.0.conv2"
+
+
+def test_the_curve_is_written_with_mean_and_range(fake: Fake) -> None:
+    report = fake()
+    row = tables.curve_rows(report)[5]
+    assert report.curve is not None
+    seeds = 100 * np.array(report.curve.random[5])
+    assert (row.share, row.causal) == ("50.0 %", "84.44 %")
+    assert row.random == f"{seeds.mean():.2f} ± {seeds.std(ddof=1):.2f} %"
+    assert row.random_range == f"{seeds.min():.1f} to {seeds.max():.1f} %"
+    assert tables.curve_rows(fake(curve=None)) == []
+
+
+@pytest.mark.parametrize("mode", ["remove", "zero"])
+def test_the_terminal_table_fits_and_shows_every_arm(fake: Fake, mode: str) -> None:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(summary_table(fake(mode=mode)))
+    text = console.export_text()
+    assert "…" not in text
+    assert "94.61 ± 0.89 %" in text and "95.0 to 98.5 %" in text and "49.8 %" in text
+    assert ("causal-removed" in text) is (mode == "zero")
+
+
+def test_the_lines_for_the_terminal_begin_with_the_verdict(fake: Fake) -> None:
+    lines = summary_lines(fake())
+    assert lines[0].startswith("Causal beat random.") and lines[1].startswith(
+        "Asked: keep 50.0 % of the MACs"
+    )

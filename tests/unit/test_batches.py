@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch import nn
+
+from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.errors import InputError
+
+IMAGES = torch.arange(12.0).reshape(4, 3)
+LABELS = torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs"),
+    [
+        (IMAGES, IMAGES),
+        ((IMAGES, LABELS), IMAGES),
+        ([IMAGES, LABELS], IMAGES),
+        ((IMAGES,), IMAGES),
+        (((IMAGES, LABELS), LABELS), (IMAGES, LABELS)),
+        ({"x": IMAGES}, {"x": IMAGES}),
+        (({"x": IMAGES}, LABELS), {"x": IMAGES}),
+    ],
+)
+def test_inputs_are_the_first_entry_of_a_pair_or_the_batch_itself(batch: object, inputs: object) -> None:
+    assert inputs_of(batch) is inputs or inputs_of(batch) == inputs
+
+
+@pytest.mark.parametrize("batch", [None, "images", (), (3, LABELS), {"x": 1}, (None, LABELS)])
+def test_batch_without_tensors_is_refused(batch: object) -> None:
+    with pytest.raises(InputError, match="without inputs: give tensors"):
+        inputs_of(batch)
+
+
+def test_tensors_are_found_in_order_and_other_entries_passed_over() -> None:
+    found = tensors_in({"a": (IMAGES, None), "b": [LABELS, 3], "c": IMAGES})
+    assert [id(tensor) for tensor in found] == [id(IMAGES), id(LABELS), id(IMAGES)]
+
+
+def test_moving_keeps_the_structure() -> None:
+    there = moved({"a": (IMAGES, 3), "b": [LABELS]}, "meta")
+    assert there["a"][0].device.type == there["b"][0].device.type == "meta"
+    assert there["a"][1] == 3
+    assert moved(IMAGES, "cpu") is IMAGES
+
+
+def test_call_unpacks_tuples_and_mappings() -> None:
+    network = nn.Bilinear(3, 3, 2)
+    expected = network(IMAGES, IMAGES + 1)
+    assert torch.equal(call(network, (IMAGES, IMAGES + 1)), expected)
+    assert torch.equal(call(network, {"input2": IMAGES + 1, "input1": IMAGES}), expected)
+
+
+def test_device_is_that_of_the_first_parameter_or_buffer() -> None:
+    assert device_of(nn.Linear(2, 2, device="meta")).type == "meta"
+    assert device_of(nn.BatchNorm1d(2, affine=False, device="meta")).type == "meta"
+    assert device_of(nn.ReLU()).type == "cpu"
+
+
+def test_modes_return_even_after_an_error() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.ReLU()))
+    network[1].eval()
+    modes = [module.training for module in network.modules()]
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), modes_kept(network):
+        network.eval()(torch.ones(1, 3))
+    assert [module.training for module in network.modules()] == modes == [True, True, False, False, False]
+
+
+def test_seeding_repeats_itself_and_leaves_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+    draws = []
+    for _ in range(2):
+        with seeded(7):
+            draws.append(torch.rand(5))
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(torch.get_rng_state(), before)

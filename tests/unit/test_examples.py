@@ -1,0 +1,57 @@
+"""The examples that are quick enough to run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from causal_prune.settings import load_settings
+from causal_prune.sources import load_data, load_model, load_weights
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CIFAR = f"{EXAMPLES}/cifar_resnet.py"
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (56, 853_018)])
+def test_cifar_resnets_have_the_published_sizes(depth: int, parameters: int) -> None:
+    model = load_model(f"{CIFAR}:resnet{depth}")
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_option_a_shortcut_pads_channels_and_skips_pixels() -> None:
+    model = load_model(f"{CIFAR}:resnet20", {"num_classes": "3"})
+    shortcut = model.get_submodule("layer2.0.shortcut")
+    assert not list(shortcut.parameters())
+    x = torch.randn(2, 16, 5, 4)
+    expected = torch.zeros(2, 32, 3, 2)
+    for channel in range(16):
+        for row in range(3):
+            for column in range(2):
+                expected[:, 8 + channel, row, column] = x[:, channel, 2 * row, 2 * column]
+    assert torch.equal(shortcut(x), expected)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_configuration_is_that_of_the_readme() -> None:
+    settings = load_settings(EXAMPLES / "cifar10_resnet20.toml")
+    assert settings.model == "examples/cifar_resnet.py:resnet20"
+    assert settings.target == ("keep_macs", 0.5)
+    assert settings.epochs == 0
+    assert settings.std == (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_public_weights_fit_and_classify(depth: int) -> None:
+    shared = EXAMPLES.parents[1] / "shared"
+    weights = shared / "models" / f"cifar10_resnet{depth}.safetensors"
+    data = shared / "data" / "cifar10.npz"
+    if not (weights.is_file() and data.is_file()):
+        pytest.skip("the public weights and CIFAR-10 are not at ../shared")
+    settings = load_settings(EXAMPLES / "cifar10_resnet20.toml")
+    model = load_model(f"{CIFAR}:resnet{depth}")
+    load_weights(model, weights)
+    test = load_data(f"npz:{data}", mean=settings.mean, std=settings.std).test
+    images, labels = zip(*(test[index] for index in range(500)), strict=True)
+    with torch.no_grad():
+        predictions = model.eval()(torch.stack(images)).argmax(dim=1)
+    assert (predictions == torch.tensor(labels)).float().mean() > 0.88

@@ -1,0 +1,178 @@
+"""What `--model` may name."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from causal_prune.errors import InputError
+from causal_prune.sources import load_model
+
+MODULE = """
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Options:
+    width: "int" = 3
+
+def net(width=3, bias=True, name="x", nothing=1):
+    layer = nn.Linear(Options(width).width, 2, bias=bias)
+    layer.seen = (width, bias, name, nothing)
+    return layer
+
+def broken():
+    raise ValueError("no such\\nwidth")
+
+def words():
+    return {"a": 1}
+
+ready = nn.Linear(2, 2)
+number = 7
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine_for_sources.py"
+    path.write_text(MODULE)
+    return path
+
+
+def test_torchvision_without_weights_and_with_arguments() -> None:
+    model = load_model("torchvision:resnet18", {"num_classes": "7"})
+    assert model.get_submodule("fc").out_features == 7
+
+
+@pytest.mark.parametrize("loaded", [{"weights": "DEFAULT"}, {"pretrained": "True"}])
+def test_arguments_that_would_download_are_refused(loaded: dict[str, object]) -> None:
+    name = next(iter(loaded))
+    with pytest.raises(InputError, match=f"^--model-arg {name}: nothing is downloaded; use --weights FILE$"):
+        load_model("torchvision:resnet18", loaded)
+
+
+def test_unknown_torchvision_name_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match="no classifier 'resnet19'; did you mean 'resnet1(8|01)'"):
+        load_model("torchvision:resnet19")
+
+
+def test_segmentation_networks_are_no_classifiers() -> None:
+    with pytest.raises(InputError, match="torchvision has no classifier 'fcn_resnet50'"):
+        load_model("torchvision:fcn_resnet50")
+
+
+def test_wrong_argument_of_torchvision() -> None:
+    with pytest.raises(
+        InputError, match="torchvision:resnet18 raised TypeError: .*'wide'.*; see --model-arg"
+    ):
+        load_model("torchvision:resnet18", {"wide": "2"})
+
+
+def test_timm_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        InputError, match="^--model: timm:resnet18 needs the package timm; run: pip install timm$"
+    ):
+        load_model("timm:resnet18")
+
+
+def test_timm_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = types.ModuleType("timm")
+    calls: list[tuple[str, bool, int]] = []
+
+    def create_model(name: str, pretrained: bool, num_classes: int) -> nn.Module:
+        calls.append((name, pretrained, num_classes))
+        return nn.Linear(2, num_classes)
+
+    timm.list_models = lambda: ["tinynet_a", "resnet18"]  # type: ignore[attr-defined]
+    timm.create_model = create_model  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    assert isinstance(load_model("timm:resnet18", {"num_classes": "4"}), nn.Linear)
+    assert calls == [("resnet18", False, 4)]
+    with pytest.raises(InputError, match="timm has no model 'tinynet_b'; did you mean 'tinynet_a'"):
+        load_model("timm:tinynet_b")
+    with pytest.raises(InputError, match="timm:resnet18 raised TypeError: .*'depth'.*; see --model-arg"):
+        load_model("timm:resnet18", {"depth": 1})
+
+
+def test_factory_of_a_file_gets_literals(file: Path) -> None:
+    arguments = {"width": "5", "bias": "False", "name": "None!", "nothing": "None"}
+    model = load_model(f"{file}:net", arguments)
+    assert vars(model)["seen"] == (5, False, "None!", None)
+
+
+def test_values_of_a_table_and_lists_stay(file: Path) -> None:
+    model = load_model(f"{file}:net", {"width": 4, "name": "[1, 2]"})
+    assert vars(model)["seen"] == (4, True, "[1, 2]", 1)
+
+
+def test_factory_of_a_module_in_the_working_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    before = list(sys.path)
+    assert isinstance(load_model("mine_for_sources:net"), nn.Linear)
+    assert sys.path == before
+    del sys.modules["mine_for_sources"]
+
+
+def test_file_imports_its_neighbour(file: Path) -> None:
+    (file.parent / "neighbour_for_sources.py").write_text("from torch import nn\nnet = nn.ReLU\n")
+    user = file.parent / "user.py"
+    user.write_text("from neighbour_for_sources import net\n")
+    assert isinstance(load_model(f"{user}:net"), nn.ReLU)
+    del sys.modules["neighbour_for_sources"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("nett", "has no 'nett'; did you mean 'net'"),
+        ("zzz", "has no 'zzz'$"),
+        ("number", "number is a int, not a function; name a function that returns it$"),
+        ("ready", "ready is a Linear, not a function; name a function that returns it$"),
+        ("broken", "broken raised ValueError: no such$"),
+        ("words", "words returned a dict, not a torch.nn.Module$"),
+    ],
+)
+def test_bad_factory(file: Path, name: str, text: str) -> None:
+    with pytest.raises(InputError, match=f"^--model: .*{text}"):
+        load_model(f"{file}:{name}")
+
+
+@pytest.mark.parametrize("spec", ["digits", "resnet18", ""])
+def test_unknown_form(spec: str) -> None:
+    with pytest.raises(
+        InputError, match=f"^--model: '{spec}' is not one of torchvision:NAME, timm:NAME, path"
+    ):
+        load_model(spec)
+
+
+@pytest.mark.parametrize("spec", ["mine:", ":net", "x:some.py"])
+def test_no_function_named(spec: str) -> None:
+    with pytest.raises(InputError, match=f"^--model: '{spec}' names no function; write path/file.py:factory"):
+        load_model(spec)
+
+
+def test_missing_file_and_module(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--model: there is no file .*absent\.py$"):
+        load_model(f"{tmp_path}/absent.py:net")
+    with pytest.raises(
+        InputError, match="absent_package.net cannot be imported: ModuleNotFoundError: No module"
+    ):
+        load_model("absent_package.net:net")
+
+
+def test_file_that_does_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "half.py"
+    path.write_text("def net(:\n")
+    with pytest.raises(InputError, match=r"half\.py cannot be imported: SyntaxError: invalid syntax"):
+        load_model(f"{path}:net")
+    assert "causal_prune_user_half" not in sys.modules
+
+
+def test_long_causes_are_shortened(tmp_path: Path) -> None:
+    path = tmp_path / "long.py"
+    path.write_text("def net():\n    raise RuntimeError('x' * 1000)\n")
+    with pytest.raises(InputError, match=r"raised RuntimeError: x{240}\.\.\.$"):
+        load_model(f"{path}:net")
