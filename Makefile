@@ -16,12 +16,12 @@ help:  ## list the targets
 .PHONY: venv
 venv: $(READY)  ## make .venv, or bring it up to date (about two minutes the first time)
 
-# Made anew only when what it is made from has changed.
+# Made anew only when what it is made from has changed. Twice quiet: warnings are hidden, errors show.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "make: '$(or $(PYTHON),python3)' is no Python >= 3.11: give one with PYTHON=/path/to/it" >&2; exit 1; }
 	@test -x $(BIN)/pip || { echo "making .venv (about two minutes)"; "$(PYTHON)" -m venv .venv; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 .PHONY: demo

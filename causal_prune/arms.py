@@ -76,21 +76,24 @@ class ArmResult:
     cost: Cost
 
 
-def loader(images: Images, *, shuffle: bool = False, seed: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
+def loader(
+    images: Images, *, shuffle: bool = False, seed: int = 0, batch: int = BATCH
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of a split.
 
     Args:
         images: The split.
         shuffle: Whether the order changes with every epoch.
         seed: Of the order.
+        batch: Images per batch.
 
     Returns:
         A loader of (images, labels).
     """
     generator = torch.Generator().manual_seed(seed)
     # a last batch of one image has no variance and cannot train a batch norm
-    ragged = shuffle and len(images) % BATCH == 1 and len(images) > BATCH  # type: ignore[arg-type]
-    return DataLoader(images, BATCH, shuffle=shuffle, generator=generator, drop_last=ragged)  # type: ignore[arg-type]
+    ragged = shuffle and len(images) % batch == 1 and len(images) > batch  # type: ignore[arg-type]
+    return DataLoader(images, batch, shuffle=shuffle, generator=generator, drop_last=ragged)  # type: ignore[arg-type]
 
 
 def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
@@ -107,8 +110,9 @@ def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
     return remove(dense, plan) if mode == "remove" else zero(dense, plan)
 
 
-def run_arm(recipe: Recipe, plan: PruningPlan, *, name: str, importance: str, seed: int | None,
-            mode: Mode) -> ArmResult:
+def run_arm(
+    recipe: Recipe, plan: PruningPlan, *, name: str, importance: str, seed: int | None, mode: Mode
+) -> ArmResult:
     """Cut, repair and fine-tune one arm, then read the test split once for all three stages.
 
     Args:
@@ -124,14 +128,31 @@ def run_arm(recipe: Recipe, plan: PruningPlan, *, name: str, importance: str, se
     """
     label = name if seed is None else f"{name} {seed}"
     after_cut = cut(recipe.dense, plan, mode)
-    repaired = compensate(after_cut, recipe.dense, loader(recipe.calibration), device=recipe.device,
-                          method="batchnorm" if recipe.repair else "none", label=f"{label}: compensate")
-    tuned = fine_tune(repaired, loader(recipe.train, shuffle=True, seed=recipe.seed), epochs=recipe.epochs,
-                      lr=recipe.lr, teacher=recipe.dense if recipe.distill else None, seed=recipe.seed,
-                      device=recipe.device, label=f"{label}: fine-tune",
-                      masks=zero_masks(recipe.dense, plan) if mode == "zero" else None).eval()
-    stages = evaluate({"cut": after_cut, "compensation": repaired, "end": tuned}, loader(recipe.test),
-                      device=recipe.device, label=f"{label}: test")
+    repaired = compensate(
+        after_cut,
+        recipe.dense,
+        loader(recipe.calibration),
+        device=recipe.device,
+        method="batchnorm" if recipe.repair else "none",
+        label=f"{label}: compensate",
+    )
+    tuned = fine_tune(
+        repaired,
+        loader(recipe.train, shuffle=True, seed=recipe.seed),
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        teacher=recipe.dense if recipe.distill else None,
+        seed=recipe.seed,
+        device=recipe.device,
+        label=f"{label}: fine-tune",
+        masks=zero_masks(recipe.dense, plan) if mode == "zero" else None,
+    ).eval()
+    stages = evaluate(
+        {"cut": after_cut, "compensation": repaired, "end": tuned},
+        loader(recipe.test),
+        device=recipe.device,
+        label=f"{label}: test",
+    )
     return ArmResult(name, importance, seed, tuned, stages, count_cost(tuned, recipe.example))
 
 
@@ -148,8 +169,12 @@ def dense_arm(recipe: Recipe) -> ArmResult:
     return ArmResult("dense", None, None, recipe.dense, stages, count_cost(recipe.dense, recipe.example))
 
 
-def curve(recipe: Recipe, validation: Images, plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]],
-          mode: Mode) -> dict[tuple[float, str, int], float]:
+def curve(
+    recipe: Recipe,
+    validation: Images,
+    plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]],
+    mode: Mode,
+) -> dict[tuple[float, str, int], float]:
     """Accuracy on validation images after cut and repair, without fine-tuning, for many plans.
 
     Args:
@@ -165,8 +190,13 @@ def curve(recipe: Recipe, validation: Images, plans: Mapping[tuple[float, str, i
     result = {}
     for key, make in track(plans.items(), "accuracy against share removed", total=len(plans), unit="network"):
         smaller = cut(recipe.dense, make(), mode)
-        repaired = compensate(smaller, recipe.dense, loader(recipe.calibration), device=recipe.device,
-                              method="batchnorm" if recipe.repair else "none")
+        repaired = compensate(
+            smaller,
+            recipe.dense,
+            loader(recipe.calibration),
+            device=recipe.device,
+            method="batchnorm" if recipe.repair else "none",
+        )
         result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
     return result
 
@@ -180,4 +210,7 @@ def bundle_weights(model: nn.Module, path: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}, path)
+    save_file(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()},
+        path,
+    )

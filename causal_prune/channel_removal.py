@@ -56,7 +56,9 @@ def remove(model: nn.Module, plan: PruningPlan) -> nn.Module:
     return smaller
 
 
-def zero(model: nn.Module, plan: PruningPlan, *, where: Literal["filters", "consumers"] = "filters") -> nn.Module:
+def zero(
+    model: nn.Module, plan: PruningPlan, *, where: Literal["filters", "consumers"] = "filters"
+) -> nn.Module:
     """Silence the units that a plan drops and leave all shapes as they are: the documented method.
 
     Args:
@@ -80,8 +82,9 @@ def zero(model: nn.Module, plan: PruningPlan, *, where: Literal["filters", "cons
     return silenced
 
 
-def zero_masks(model: nn.Module, plan: PruningPlan, *,
-               where: Literal["filters", "consumers"] = "filters") -> dict[str, Tensor]:
+def zero_masks(
+    model: nn.Module, plan: PruningPlan, *, where: Literal["filters", "consumers"] = "filters"
+) -> dict[str, Tensor]:
     """The weights that `zero` sets to 0, to be held there during fine-tuning.
 
     Args:
@@ -101,7 +104,11 @@ def zero_masks(model: nn.Module, plan: PruningPlan, *,
         _check_width(modules, name, cut)
         module = modules[name]
         kept = cut.keep_filters if where == "filters" else cut.keep_inputs
-        if not isinstance(module, MIXING) or kept is None or (where == "consumers" and cut.grouping == "blocks"):
+        if (
+            not isinstance(module, MIXING)
+            or kept is None
+            or (where == "consumers" and cut.grouping == "blocks")
+        ):
             continue
         for label in ("weight", "bias") if where == "filters" else ("weight",):
             parameter = getattr(module, label)
@@ -150,8 +157,10 @@ def _check_width(modules: Mapping[str, nn.Module], name: str, cut: LayerCut) -> 
         raise InputError(f"the plan names the layer {name!r}, which the model does not have")
     found = _widths(module)
     if found != (cut.filters, cut.inputs):
-        raise InputError(f"the plan was made for another network: {name} has {found[0]} filters and {found[1]} "
-                         f"inputs, the plan says {cut.filters} and {cut.inputs}")
+        raise InputError(
+            f"the plan was made for another network: {name} has {found[0]} filters and {found[1]} "
+            f"inputs, the plan says {cut.filters} and {cut.inputs}"
+        )
 
 
 def _widths(module: nn.Module) -> tuple[int, int]:
@@ -255,8 +264,10 @@ def _cut_parameter(model: nn.Module, name: str, cut: ParameterCut) -> None:
     owner = model.get_submodule(path)
     tensor = getattr(owner, label)
     if tensor.shape[cut.dim] != cut.size:
-        raise InputError(f"the plan was made for another network: {name} has {tensor.shape[cut.dim]} channels, "
-                         f"the plan says {cut.size}")
+        raise InputError(
+            f"the plan was made for another network: {name} has {tensor.shape[cut.dim]} channels, "
+            f"the plan says {cut.size}"
+        )
     _keep(owner, label, cut.dim, list(cut.keep))
 
 
@@ -272,8 +283,14 @@ def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(model.get_submodule(path), label, parameter)
 
 
-def _mask(module: nn.Module, parameter: Tensor, label: str, kept: Iterable[int],
-          where: Literal["filters", "consumers"], cut: LayerCut) -> Tensor:
+def _mask(
+    module: nn.Module,
+    parameter: Tensor,
+    label: str,
+    kept: Iterable[int],
+    where: Literal["filters", "consumers"],
+    cut: LayerCut,
+) -> Tensor:
     extent, groups = (cut.filters, cut.inputs)[where == "consumers"], int(getattr(module, "groups", 1))
     line = torch.zeros(extent, dtype=parameter.dtype, device=parameter.device)
     line[list(kept)] = 1

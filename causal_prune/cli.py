@@ -3,13 +3,13 @@
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from causal_prune.errors import CausalPruneError
 
@@ -27,17 +27,26 @@ app = typer.Typer(
     help="Make a trained convolutional network physically smaller, and prove what that cost.",
 )
 
+
 def _option(text: str, default: str | None = None, *names: str) -> Any:
-    return typer.Option(*names, help=text if default is None else f"{text} [dim]\\[default: {default}][/]",
-                        show_default=False)
+    return typer.Option(
+        *names, help=text if default is None else f"{text} [dim]\\[default: {default}][/]", show_default=False
+    )
 
 
-Model = Annotated[str | None, _option("torchvision:NAME, timm:NAME, path/file.py:factory or package.module:factory.",
-                                      "a small residual CNN, trained on the spot")]
+Model = Annotated[
+    str | None,
+    _option(
+        "torchvision:NAME, timm:NAME, path/file.py:factory or package.module:factory.",
+        "a small residual CNN, trained on the spot",
+    ),
+]
 ModelArg = Annotated[list[str] | None, _option("Argument of the factory, as k=v; may be repeated.")]
 Weights = Annotated[str | None, _option(".safetensors, or a checkpoint that loads with weights_only=True.")]
-DataSource = Annotated[str | None, _option("digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or "
-                                           "path/file.py:factory.", "digits")]
+DataSource = Annotated[
+    str | None,
+    _option("digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or path/file.py:factory.", "digits"),
+]
 Mean = Annotated[str | None, _option("Subtracted from images in [0, 1]; one number per channel.")]
 Std = Annotated[str | None, _option("Images are divided by it; one number per channel.")]
 InputShape = Annotated[str | None, _option("channels,height,width that images are resized to.")]
@@ -46,13 +55,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 
 
 @app.callback()
-def _common(debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False) -> None:
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
     # the docstring would replace the help text of the whole program; `main` reads --debug itself
     del debug
 
 
-@app.command(epilog="Example: causal-prune run --model torchvision:resnet18 --model-arg num_classes=10 "
-                    "--weights net.safetensors --data imagefolder:photos --keep-macs 0.5 --out export/net")
+@app.command(
+    epilog="Example: causal-prune run --model torchvision:resnet18 --model-arg num_classes=10 "
+    "--weights net.safetensors --data imagefolder:photos --keep-macs 0.5 --out export/net"
+)
 def run(
     ctx: typer.Context,
     model: Model = None,
@@ -62,24 +75,51 @@ def run(
     mean: Mean = None,
     std: Std = None,
     input_shape: InputShape = None,
-    importance: Annotated[str | None, _option("structural, documented, magnitude or random.", "structural")] = None,
-    parents: Annotated[str | None, _option("Parents for the documented score: chain or graph.",
-                                           "chain with --mode zero, else graph")] = None,
-    mode: Annotated[str | None, _option("remove makes the network smaller; zero silences filters, as documented.",
-                                        "remove")] = None,
-    keep_macs: Annotated[str | None, _option("Target: share of the multiply-accumulates that stays.", "0.5")] = None,
+    importance: Annotated[
+        str | None, _option("structural, documented, magnitude or random.", "structural")
+    ] = None,
+    parents: Annotated[
+        str | None,
+        _option("Parents for the documented score: chain or graph.", "chain with --mode zero, else graph"),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        _option("remove makes the network smaller; zero silences filters, as documented.", "remove"),
+    ] = None,
+    keep_macs: Annotated[
+        str | None, _option("Target: share of the multiply-accumulates that stays.", "0.5")
+    ] = None,
     keep_params: Annotated[str | None, _option("Target: share of the parameters that stays.")] = None,
-    keep_latency: Annotated[str | None, _option("Target: share of the ONNX Runtime latency that stays.")] = None,
+    keep_latency: Annotated[
+        str | None, _option("Target: share of the ONNX Runtime latency that stays.")
+    ] = None,
     remove_filters: Annotated[str | None, _option("Target: share of the filters that goes.")] = None,
-    align: Annotated[str | None, _option("Widths are multiples of this; auto reads the machine.", "auto")] = None,
+    align: Annotated[
+        str | None, _option("Widths are multiples of this; auto reads the machine.", "auto")
+    ] = None,
     freeze: Freeze = None,
-    compensate: Annotated[bool | None, typer.Option("--compensate/--no-compensate", show_default=False,
-                                                    help="Repair the cut network without training.")] = None,
-    calibration_images: Annotated[str | None, _option("Training images that statistics are estimated on.",
-                                                      "1024")] = None,
-    epochs: Annotated[str | None, _option("Epochs of fine-tuning after the cut.", "3 for the embedded model, else 0")] = None,
-    distill: Annotated[bool | None, typer.Option("--distill/--no-distill", show_default=False,
-                                                 help="Fine-tune with the dense network as the teacher.")] = None,
+    compensate: Annotated[
+        bool | None,
+        typer.Option(
+            "--compensate/--no-compensate",
+            show_default=False,
+            help="Repair the cut network without training.",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        str | None, _option("Training images that statistics are estimated on.", "1024")
+    ] = None,
+    epochs: Annotated[
+        str | None, _option("Epochs of fine-tuning after the cut.", "3 for the embedded model, else 0")
+    ] = None,
+    distill: Annotated[
+        bool | None,
+        typer.Option(
+            "--distill/--no-distill",
+            show_default=False,
+            help="Fine-tune with the dense network as the teacher.",
+        ),
+    ] = None,
     arms: Annotated[str | None, _option("What is compared.", "causal,random,magnitude")] = None,
     random_seeds: Annotated[str | None, _option("Number of random arms.", "5")] = None,
     seed: Annotated[str | None, _option("Seed of all that is random.", "0")] = None,
@@ -88,16 +128,18 @@ def run(
     out: Annotated[str | None, _option("Folder of the bundle.", "export/<model>")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of these options; flags win.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace --out even if it is no bundle.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and print the widths; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan and print the widths; write nothing.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """The whole flow into a bundle. With no arguments: scikit-learn's digits and a small CNN trained on the spot."""
-    from causal_prune.jobs import dry_run, run_job
+    from causal_prune.jobs import dry_run_lines, run_job
     from causal_prune.settings import load_settings
 
     settings = load_settings(config, _given(ctx, leave_out=("config", "force")))
     if settings.dry_run:
-        _print_lines(dry_run(settings))
+        _print_lines(dry_run_lines(settings))
         return 0
     result = run_job(settings, force=force, command=_typed(ctx))
     if settings.print_json:
@@ -134,12 +176,18 @@ def inspect(
     return 0
 
 
-@app.command(epilog="Example: causal-prune gate export/digits --baseline export/digits/baseline.json --max-drop 0.02")
+@app.command(
+    epilog="Example: causal-prune gate export/digits --baseline export/digits/baseline.json --max-drop 0.02"
+)
 def gate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle to check.")],
     baseline: Annotated[Path, typer.Option(help="A report.json, or a baseline made from one.")],
-    max_drop: Annotated[float, typer.Option(min=0, max=1, help="Largest loss of accuracy, 0.01 for one point.")] = 0.01,
-    min_speedup: Annotated[float | None, typer.Option(min=0, help="Least speed-up over the dense network.")] = None,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest loss of accuracy, 0.01 for one point.")
+    ] = 0.01,
+    min_speedup: Annotated[
+        float | None, typer.Option(min=0, help="Least speed-up over the dense network.")
+    ] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Largest size of the ONNX file.")] = None,
     beat_random: Annotated[bool, typer.Option("--beat-random", help="Random pruning must be worse.")] = False,
 ) -> int:
@@ -201,7 +249,7 @@ def _typed(ctx: typer.Context) -> str:
     return shlex.join(("causal-prune", *root.obj)) if root.obj else "causal-prune run"
 
 
-def _print_lines(lines: Sequence[str]) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(line)
 
@@ -220,12 +268,14 @@ def _print_summary(result: "Compressed") -> None:
     _print_tables(summary_table(result.report))
     _print_lines(summary_lines(result.report))
     bundle = result.bundle
-    _print_lines([
-        "",
-        f"report: {bundle}/report.html",
-        f"next: causal-prune gate {bundle} --baseline {bundle}/report.json",
-        f"      causal-prune bench {bundle}/model.onnx",
-    ])
+    _print_lines(
+        [
+            "",
+            f"report: {bundle}/report.html",
+            f"next: causal-prune gate {bundle} --baseline {bundle}/report.json",
+            f"      causal-prune bench {bundle}/model.onnx",
+        ]
+    )
 
 
 @contextmanager
@@ -261,15 +311,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _plain_warnings(), shown(sys.stderr.isatty()):
             result = app(args=arguments, prog_name="causal-prune", standalone_mode=False, obj=arguments)
             return result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted; nothing was changed, run the same command to start again", INTERRUPTED, debug)
-    except click.ClickException as error:
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain(
+            "interrupted; nothing was changed, run the same command to start again", INTERRUPTED, debug
+        )
+    except TyperException as error:
         return _complain(error.format_message(), error.exit_code, debug)
     except CausalPruneError as error:
         return _complain(str(error), error.exit_code, debug)
     except OSError as error:
         return _complain(f"{error.filename or 'file system'}: {error.strerror or error}", 2, debug)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
         return _complain(f"internal error, {type(error).__name__}: {error}; --debug shows where", 2, debug)
 
 
@@ -279,7 +331,8 @@ def _complain(message: str, code: int, debug: bool) -> int:
 
         traceback.print_exc()
     # one line, whatever a library has put into its message
-    typer.echo(f"causal-prune: {' '.join(message.split())}", err=True)
+    if message:  # a bare call has printed its help instead
+        typer.echo(f"causal-prune: {' '.join(message.split())}", err=True)
     return code
 
 

@@ -54,8 +54,9 @@ class Exported:
     latency: Latency
 
 
-def rivals_of(graph: FilterGraph, moments: FilterMoments, arms: Iterable[str], random_seeds: int,
-              seed: int) -> list[Rival]:
+def rivals_of(
+    graph: FilterGraph, moments: FilterMoments, arms: Iterable[str], random_seeds: int, seed: int
+) -> list[Rival]:
     """Scores of the arms beside the causal one.
 
     Args:
@@ -70,15 +71,23 @@ def rivals_of(graph: FilterGraph, moments: FilterMoments, arms: Iterable[str], r
     """
     rivals = []
     if "random" in arms:
-        rivals += [Rival("random", k, score(graph, moments, method="random", seed=k))
-                   for k in range(seed, seed + random_seeds)]
+        rivals += [
+            Rival("random", k, score(graph, moments, method="random", seed=k))
+            for k in range(seed, seed + random_seeds)
+        ]
     if "magnitude" in arms:
         rivals.append(Rival("magnitude", None, score(graph, moments, method="magnitude")))
     return rivals
 
 
-def run_arms(recipe: Recipe, graph: FilterGraph, planned: PruningPlan, importance: str,
-             rivals: Sequence[Rival], mode: Mode) -> list[ArmResult]:
+def run_arms(
+    recipe: Recipe,
+    graph: FilterGraph,
+    planned: PruningPlan,
+    importance: str,
+    rivals: Sequence[Rival],
+    mode: Mode,
+) -> list[ArmResult]:
     """Run the dense network, the causal arm and its rivals, all at the same widths.
 
     Args:
@@ -94,18 +103,32 @@ def run_arms(recipe: Recipe, graph: FilterGraph, planned: PruningPlan, importanc
     """
     widths = {name: len(units) for name, units in planned.kept_units.items()}
     target = planned.target
-    results = [dense_arm(recipe), run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode)]
+    results = [
+        dense_arm(recipe),
+        run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode),
+    ]
     if mode == "zero":
-        results.append(run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove"))
+        results.append(
+            run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove")
+        )
     for rival in rivals:
         theirs = plan_widths(graph, rival.scores, widths, kind=target.kind, requested=target.requested)
-        results.append(run_arm(recipe, theirs, name=rival.name, importance=rival.scores.method, seed=rival.seed,
-                               mode=mode))
+        results.append(
+            run_arm(
+                recipe, theirs, name=rival.name, importance=rival.scores.method, seed=rival.seed, mode=mode
+            )
+        )
     return results
 
 
-def share_curve(recipe: Recipe, validation: Images, graph: FilterGraph, scores: FilterScores,
-                rivals: Sequence[Rival], mode: Mode) -> Curve:
+def share_curve(
+    recipe: Recipe,
+    validation: Images,
+    graph: FilterGraph,
+    scores: FilterScores,
+    rivals: Sequence[Rival],
+    mode: Mode,
+) -> Curve:
     """Accuracy against the share of units removed, causal and random, without fine-tuning.
 
     Args:
@@ -119,10 +142,16 @@ def share_curve(recipe: Recipe, validation: Images, graph: FilterGraph, scores: 
     Returns:
         The curve.
     """
-    chosen = {"causal": [(0, scores)],
-              "random": [(rival.seed or 0, rival.scores) for rival in rivals if rival.name == "random"]}
-    plans = {(share, name, seed): (lambda s=theirs, r=share: plan(graph, s, remove_filters=r))
-             for share in SHARES for name, entries in chosen.items() for seed, theirs in entries}
+    chosen = {
+        "causal": [(0, scores)],
+        "random": [(rival.seed or 0, rival.scores) for rival in rivals if rival.name == "random"],
+    }
+    plans = {
+        (share, name, seed): (lambda s=theirs, r=share: plan(graph, s, remove_filters=r))
+        for share in SHARES
+        for name, entries in chosen.items()
+        for seed, theirs in entries
+    }
     found = curve(recipe, validation, plans, mode)
     seeds = [seed for seed, _ in chosen["random"]]
     repaired = "batch-norm re-estimation" if recipe.repair else "no repair"
@@ -135,8 +164,9 @@ def share_curve(recipe: Recipe, validation: Images, graph: FilterGraph, scores: 
     )
 
 
-def export_arms(results: Sequence[ArmResult], recipe: Recipe, folder: Path, *, threads: int,
-                metadata: Mapping[str, str]) -> dict[int, Exported]:
+def export_arms(
+    results: Sequence[ArmResult], recipe: Recipe, folder: Path, *, threads: int, metadata: Mapping[str, str]
+) -> dict[int, Exported]:
     """Export and time the first arm of every name; `model.onnx` is the causal one.
 
     Args:
@@ -159,14 +189,22 @@ def export_arms(results: Sequence[ArmResult], recipe: Recipe, folder: Path, *, t
     parities = {}
     for name, position in first.items():
         with status(f"{name}: export ONNX and compare with torch"):
-            parities[name] = export_onnx(results[position].model, files[name], recipe.example,
-                                         metadata={**metadata, "causal_prune.arm": name})
-    latencies = measure_latency(files, threads=threads, seed=recipe.seed, label="latency, all arms interleaved")
+            parities[name] = export_onnx(
+                results[position].model,
+                files[name],
+                recipe.example,
+                metadata={**metadata, "causal_prune.arm": name},
+            )
+    latencies = measure_latency(
+        files, threads=threads, seed=recipe.seed, label="latency, all arms interleaved"
+    )
     sizes = {name: path.stat().st_size for name, path in files.items()}
     for name, path in files.items():
         if name != "causal":
             path.unlink()
-    return {position: Exported(parities[name], sizes[name], latencies[name]) for name, position in first.items()}
+    return {
+        position: Exported(parities[name], sizes[name], latencies[name]) for name, position in first.items()
+    }
 
 
 def arm_entries(results: Sequence[ArmResult], exports: Mapping[int, Exported]) -> list[Arm]:
@@ -185,23 +223,39 @@ def arm_entries(results: Sequence[ArmResult], exports: Mapping[int, Exported]) -
         end, exported = result.stages["end"], exports.get(position)
         stages = {name: stage.value for name, stage in result.stages.items()}
         latency = exported.latency if exported else None
-        entries.append(Arm(
-            name=result.name, importance=result.importance, seed=result.seed,
-            accuracy_after_cut=stages.get("cut"), accuracy_after_compensation=stages.get("compensation"),
-            accuracy=end.value, correct=end.correct, total=end.total, ci95=end.ci95,
-            macs=result.cost.macs, params=result.cost.params,
-            onnx_bytes=exported.size if exported else None,
-            latency_ms=_summary(latency) if latency else None,
-            speedup=speedup(reference, latency) if latency else None,
-            predictions_sha256=end.predictions_sha256, hits=hits_to_text(end.hits),
-            mcnemar_p=None if position == 1 else mcnemar_exact(causal.hits, end.hits),
-        ))
+        entries.append(
+            Arm(
+                name=result.name,
+                importance=result.importance,
+                seed=result.seed,
+                accuracy_after_cut=stages.get("cut"),
+                accuracy_after_compensation=stages.get("compensation"),
+                accuracy=end.value,
+                correct=end.correct,
+                total=end.total,
+                ci95=end.ci95,
+                macs=result.cost.macs,
+                params=result.cost.params,
+                onnx_bytes=exported.size if exported else None,
+                latency_ms=_summary(latency) if latency else None,
+                speedup=speedup(reference, latency) if latency else None,
+                predictions_sha256=end.predictions_sha256,
+                hits=hits_to_text(end.hits),
+                mcnemar_p=None if position == 1 else mcnemar_exact(causal.hits, end.hits),
+            )
+        )
     return entries
 
 
 def _summary(latency: Latency) -> LatencySummary:
-    return LatencySummary(median=latency.median, p90=latency.p90, p99=latency.p99, iqr=latency.iqr,
-                          threads=latency.threads, batch=latency.batch)
+    return LatencySummary(
+        median=latency.median,
+        p90=latency.p90,
+        p99=latency.p99,
+        iqr=latency.iqr,
+        threads=latency.threads,
+        batch=latency.batch,
+    )
 
 
 def compared(results: Sequence[ArmResult]) -> Comparison | None:
@@ -219,8 +273,14 @@ def compared(results: Sequence[ArmResult]) -> Comparison | None:
         return None
     difference = paired_difference([causal.value - other.value for other in random])
     middle = min(random, key=lambda other: abs(other.value - median(each.value for each in random)))
-    return Comparison(arm="causal", versus="random", mean_difference=difference.mean, ci95=difference.ci95,
-                      mcnemar_p=mcnemar_exact(causal.hits, middle.hits), wins_of=(difference.wins, difference.of))
+    return Comparison(
+        arm="causal",
+        versus="random",
+        mean_difference=difference.mean,
+        ci95=difference.ci95,
+        mcnemar_p=mcnemar_exact(causal.hits, middle.hits),
+        wins_of=(difference.wins, difference.of),
+    )
 
 
 def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[Layer]:
@@ -238,8 +298,14 @@ def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[Layer]:
         if layer.inputs:
             entry = planned.layers.get(name)
             kept = entry.keep_filters if entry else None
-            entries.append(Layer(name=name, filters_before=layer.filters, frozen=graph.frozen.get(name),
-                                 filters_after=layer.filters if kept is None else len(kept)))
+            entries.append(
+                Layer(
+                    name=name,
+                    filters_before=layer.filters,
+                    frozen=graph.frozen.get(name),
+                    filters_after=layer.filters if kept is None else len(kept),
+                )
+            )
     return entries
 
 
@@ -254,9 +320,13 @@ def environment(threads: int) -> dict[str, str | int | float | bool | None]:
     """
     packages = ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "numpy", "causal-prune")
     return {
-        "python": platform.python_version(), **{name: version(name) for name in packages},
-        "platform": platform.platform(), "cpu": _processor(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "torch_threads": torch.get_num_threads(), "onnxruntime_threads": threads,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch_threads": torch.get_num_threads(),
+        "onnxruntime_threads": threads,
     }
 
 
@@ -265,8 +335,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-                platform.processor() or platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
 
 
 def now() -> str:

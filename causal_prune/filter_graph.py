@@ -13,6 +13,7 @@ from causal_prune.channel_labels import FIXED
 from causal_prune.channel_tracer import ChannelTracer, tensor_names
 from causal_prune.errors import InputError
 from causal_prune.layer_rules import MIXING, Grouping, Kind, LayerRecord, labelling
+from causal_prune.operation_rules import rule_of
 
 Role = Literal["producer", "passenger", "consumer"]
 Axis = Literal["out", "in"]
@@ -188,7 +189,7 @@ def trace(model: nn.Module, example_input: Inputs, *, freeze: Iterable[str] = ()
     if unknown:
         raise InputError(f"--freeze: there is no module {unknown[0]!r} in the model")
     copied = copy.deepcopy(model).eval()
-    tracer = ChannelTracer(tensor_names(copied))
+    tracer = ChannelTracer(tensor_names(copied), rule_of)
     records: dict[str, LayerRecord] = {}
     _run(copied, example_input, tracer, records)
     modules = dict(copied.named_modules())
@@ -212,8 +213,9 @@ def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, records: dict[
         raise InputError(f"the model does not run on an input of shape {shapes}: {first}") from error
 
 
-def _tie_shared_weights(tracer: ChannelTracer, modules: Mapping[str, nn.Module],
-                        records: Mapping[str, LayerRecord]) -> None:
+def _tie_shared_weights(
+    tracer: ChannelTracer, modules: Mapping[str, nn.Module], records: Mapping[str, LayerRecord]
+) -> None:
     """Layers that share one weight are cut alike."""
     owners: dict[int, str] = {}
     for name, module in modules.items():
@@ -227,10 +229,14 @@ def _tie_shared_weights(tracer: ChannelTracer, modules: Mapping[str, nn.Module],
         if known is None or other is None:
             for record in (known, other):
                 if record is not None:
-                    tracer.sets.freeze((*record.out_labels, *record.in_labels), f"shares its weight with {first}")
+                    tracer.sets.freeze(
+                        (*record.out_labels, *record.in_labels), f"shares its weight with {first}"
+                    )
             continue
-        for a, b in (*zip(known.out_labels, other.out_labels, strict=True),
-                     *zip(known.in_labels, other.in_labels, strict=True)):
+        for a, b in (
+            *zip(known.out_labels, other.out_labels, strict=True),
+            *zip(known.in_labels, other.in_labels, strict=True),
+        ):
             tracer.sets.unite(a, b, f"shares its weight with {first}")
 
 
@@ -247,14 +253,21 @@ def _parameter_dim(tracer: ChannelTracer, name: str, ids: Tensor) -> int | None:
     return None
 
 
-def _graph(model: nn.Module, modules: Mapping[str, nn.Module], tracer: ChannelTracer,
-           records: Mapping[str, LayerRecord], dims: Mapping[str, int | None]) -> FilterGraph:
+def _graph(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    tracer: ChannelTracer,
+    records: Mapping[str, LayerRecord],
+    dims: Mapping[str, int | None],
+) -> FilterGraph:
     find, reason = tracer.sets.find, tracer.sets.reason
     layers = {name: _layer(modules[name], record) for name, record in records.items()}
     producers = {name: record for name, record in records.items() if layers[name].inputs}
     family: dict[int, int] = {}
     for record in producers.values():
-        _join(family, [find(label) for label in record.out_labels], frozen=lambda root: reason(root) is not None)
+        _join(
+            family, [find(label) for label in record.out_labels], frozen=lambda root: reason(root) is not None
+        )
     roots_by_group: dict[int, list[int]] = {}
     for root in sorted(family):
         roots_by_group.setdefault(_top(family, root), []).append(root)
@@ -265,14 +278,17 @@ def _graph(model: nn.Module, modules: Mapping[str, nn.Module], tracer: ChannelTr
         if not any(member.role == "producer" for member in members):
             continue
         name = next(member.layer for member in members if member.role == "producer")
-        approximate = any(records[m.layer].approximate for m in members if m.layer in records and m.role == "passenger")
+        approximate = any(
+            records[m.layer].approximate for m in members if m.layer in records and m.role == "passenger"
+        )
         groups.append(Group(name, len(roots), members, reason(roots[0]), approximate))
     groups.sort(key=lambda group: group.frozen is not None)
     return FilterGraph(layers, tuple(groups), _chain(model), _frozen_layers(modules, tracer, records))
 
 
-def _frozen_layers(modules: Mapping[str, nn.Module], tracer: ChannelTracer,
-                   records: Mapping[str, LayerRecord]) -> dict[str, str]:
+def _frozen_layers(
+    modules: Mapping[str, nn.Module], tracer: ChannelTracer, records: Mapping[str, LayerRecord]
+) -> dict[str, str]:
     frozen: dict[str, str] = {}
     for name, module in modules.items():
         if not isinstance(module, MIXING):
@@ -304,27 +320,52 @@ def _join(family: dict[int, int], roots: list[int], *, frozen: Any) -> None:
 
 def _layer(module: nn.Module, record: LayerRecord) -> Layer:
     groups = getattr(module, "groups", 1) if record.kind == "conv" else getattr(module, "num_groups", 1)
-    return Layer(record.kind, len(record.out_labels), len(record.in_labels), record.grouping, groups, record.macs,
-                 sum(p.numel() for p in module.parameters(recurse=False)), tuple(sorted(record.parents)))
+    return Layer(
+        record.kind,
+        len(record.out_labels),
+        len(record.in_labels),
+        record.grouping,
+        groups,
+        record.macs,
+        sum(p.numel() for p in module.parameters(recurse=False)),
+        tuple(sorted(record.parents)),
+    )
 
 
-def _members(records: Mapping[str, LayerRecord], layers: Mapping[str, Layer], tracer: ChannelTracer,
-             dims: Mapping[str, int | None], units: Mapping[int, int]) -> Iterator[Member]:
+def _members(
+    records: Mapping[str, LayerRecord],
+    layers: Mapping[str, Layer],
+    tracer: ChannelTracer,
+    dims: Mapping[str, int | None],
+    units: Mapping[int, int],
+) -> Iterator[Member]:
     for name, record in records.items():
         layer = layers[name]
         depthwise = layer.grouping == "blocks" and layer.inputs == layer.groups
         for axis, labels in (("in", record.in_labels), ("out", record.out_labels)):
-            found = [(p, units[root]) for p, label in enumerate(labels)
-                     if label != FIXED and (root := tracer.sets.find(label)) in units]
+            found = [
+                (p, units[root])
+                for p, label in enumerate(labels)
+                if label != FIXED and (root := tracer.sets.find(label)) in units
+            ]
             if found:
-                role: Role = ("passenger" if depthwise or not layer.inputs else
-                              "consumer" if axis == "in" else "producer")
+                role: Role = (
+                    "passenger"
+                    if depthwise or not layer.inputs
+                    else "consumer"
+                    if axis == "in"
+                    else "producer"
+                )
                 positions, owners = zip(*found, strict=True)
-                yield Member(name, role, "in" if axis == "in" else "out", None, len(labels), positions, owners)
+                yield Member(
+                    name, role, "in" if axis == "in" else "out", None, len(labels), positions, owners
+                )
     for name, dim in dims.items():
         if dim is not None:
             flat = tracer.parameters[name].movedim(dim, 0).flatten(1)[:, 0].tolist()
-            found = [(p, units[root]) for p, label in enumerate(flat) if (root := tracer.sets.find(label)) in units]
+            found = [
+                (p, units[root]) for p, label in enumerate(flat) if (root := tracer.sets.find(label)) in units
+            ]
             if found:
                 positions, owners = zip(*found, strict=True)
                 yield Member(name, "passenger", "out", dim, len(flat), positions, owners)

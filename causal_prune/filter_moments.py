@@ -1,5 +1,4 @@
-"""Streaming statistics of a network's activity: all that the scores need, in memory independent of the number of
-images."""
+"""Streaming statistics of a network: all that the scores need, in memory independent of the number of images."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,8 +70,11 @@ def merge(a: Moments | None, b: Moments) -> Moments:
         return b
     n = a.count + b.count
     d = (b.mean - a.mean).unsqueeze(-1)
-    return Moments(n, a.mean + d.squeeze(-1) * (b.count / n),
-                   a.scatter + b.scatter + (d @ d.mT) * (a.count * b.count / n))
+    return Moments(
+        n,
+        a.mean + d.squeeze(-1) * (b.count / n),
+        a.scatter + b.scatter + (d @ d.mT) * (a.count * b.count / n),
+    )
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,11 @@ class _Collector:
         self.modules = dict(model.named_modules())
         self.graph = graph
         self.mixing = [name for name, layer in graph.layers.items() if layer.inputs]
-        self.reads = {(member.layer, group.name): _unit_table(member, group.size)
-                      for group in graph.prunable for member in group.of_role("consumer")}
+        self.reads = {
+            (member.layer, group.name): _unit_table(member, group.size)
+            for group in graph.prunable
+            for member in group.of_role("consumer")
+        }
         self.consumers = {layer for layer, _ in self.reads}
         self.squares: dict[str, Tensor] = {}
         self.features: dict[str, FeatureMoments] = {}
@@ -156,9 +161,15 @@ class _Collector:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        handles = [self.modules[name].register_forward_hook(
-            lambda module, args, kwargs, out, name=name: self.see(name, module, args[0] if args else kwargs["input"], out),
-            with_kwargs=True) for name in self.mixing]
+        handles = [
+            self.modules[name].register_forward_hook(
+                lambda module, args, kwargs, out, name=name: self.see(
+                    name, module, args[0] if args else kwargs["input"], out
+                ),
+                with_kwargs=True,
+            )
+            for name in self.mixing
+        ]
         try:
             yield
         finally:
@@ -187,8 +198,11 @@ class _Collector:
             if not bool(squares.isfinite().all()):
                 raise InputError(f"calibration: the output of {name} is NaN or infinite in batch {number}")
         for name in self.squares:
-            parents = [p for p in dict.fromkeys((*self.graph.layers[name].parents, *self.graph.chain.get(name, ())))
-                       if p in self.squares and p != name]
+            parents = [
+                p
+                for p in dict.fromkeys((*self.graph.layers[name].parents, *self.graph.chain.get(name, ())))
+                if p in self.squares and p != name
+            ]
             rows = torch.cat([self.squares[layer].sqrt() for layer in (*parents, name)], dim=1)
             before = self.features.get(name)
             joint = merge(before.moments if before else None, moments_of(rows))
@@ -238,8 +252,13 @@ def _patch_chunks(module: nn.Module, source: Tensor) -> Iterator[Tensor]:
         yield _patches(module, images, kernel, stride, dilation)
 
 
-def _patches(module: nn.Module, images: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...],
-             dilation: tuple[int, ...]) -> Tensor:
+def _patches(
+    module: nn.Module,
+    images: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Tensor:
     mode = str(module.padding_mode)
     padding: Any = module._reversed_padding_repeated_twice
     padded = F.pad(images, padding, mode="constant" if mode == "zeros" else mode)

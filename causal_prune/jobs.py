@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from causal_prune.arms import Mode, loader
+from causal_prune.arms import loader
 from causal_prune.batches import seeded
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
@@ -29,8 +29,20 @@ if TYPE_CHECKING:
 
 TRAINING_EPOCHS = 40
 TRAINING_LR = 0.1
+TRAINING_BATCH = 64
 """Of the embedded network; chosen on the validation split of the digits."""
 EMBEDDED_EPOCHS = 3
+_NUMBERS = {
+    "units",
+    "filters",
+    "inputs",
+    "MACs",
+    "median ms",
+    "IQR ms",
+    "p90 ms",
+    "p99 ms",
+    "against the first",
+}
 
 
 def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
@@ -53,15 +65,30 @@ def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
     model, data = _dense(settings)
     kind, share = settings.target
     return compress(
-        model, data, **{kind: share}, importance=settings.importance, parents=_parents(settings),
-        mode=settings.mode, align=settings.align, freeze=settings.freeze, repair=settings.compensate,
-        epochs=_epochs(settings), distill=settings.distill, arms=settings.arms, random_seeds=settings.random_seeds,
-        seed=settings.seed, threads=settings.threads, device=settings.device, out=out, force=force,
-        title=_title(settings), command=command,
+        model,
+        data,
+        **{kind: share},
+        importance=settings.importance,
+        parents=_parents(settings),
+        mode=settings.mode,
+        align=settings.align,
+        freeze=settings.freeze,
+        repair=settings.compensate,
+        epochs=_epochs(settings),
+        distill=settings.distill,
+        arms=settings.arms,
+        random_seeds=settings.random_seeds,
+        seed=settings.seed,
+        threads=settings.threads,
+        device=settings.device,
+        out=out,
+        force=force,
+        title=_title(settings),
+        command=command,
     )
 
 
-def dry_run(settings: RunSettings) -> Iterator[str]:
+def dry_run_lines(settings: RunSettings) -> Iterator[str]:
     """Plan, and describe what would be cut, without writing anything.
 
     Args:
@@ -85,7 +112,8 @@ def dry_run(settings: RunSettings) -> Iterator[str]:
     for name, cut in planned.layers.items():
         if graph.layers[name].inputs and cut.keep_filters is not None:
             yield f"{name}: {cut.filters} -> {len(cut.keep_filters)} filters"
-    yield f"{kind}: requested {planned.target.requested:.3f}, planned {planned.target.achieved:.3f}; nothing was written"
+    target = planned.target
+    yield f"{kind}: requested {target.requested:.3f}, planned {target.achieved:.3f}; nothing was written"
 
 
 def inspect_job(settings: RunSettings) -> FilterGraph:
@@ -110,7 +138,9 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
     elif settings.data != "digits":
         example = _example(load_data(settings.data, seed=settings.seed))
     else:
-        raise InputError("--input-shape: is missing; give the channels,height,width of an image, such as 3,224,224")
+        raise InputError(
+            "--input-shape: is missing; give the channels,height,width of an image, such as 3,224,224"
+        )
     return trace(model, example, freeze=settings.freeze)
 
 
@@ -123,22 +153,40 @@ def inspection_tables(graph: FilterGraph) -> "tuple[Table, ...]":
     Returns:
         Tables of the groups, of the layers and of what is frozen.
     """
-    from rich.table import Table
-
-    groups = Table("group", "units", "producers", "passengers", "consumers", title="What is cut together")
+    groups = _table("What is cut together", "group", "units", "producers", "passengers", "consumers")
     for group in graph.prunable:
-        groups.add_row(f"{group.name}{' (approximate)' if group.approximate else ''}", str(group.size),
-                       *("\n".join(dict.fromkeys(member.layer for member in group.of_role(role)))
-                         for role in ("producer", "passenger", "consumer")))
-    layers = Table("layer", "kind", "filters", "inputs", "MACs", "parents", title="Layers")
+        groups.add_row(
+            f"{group.name}{' (approximate)' if group.approximate else ''}",
+            str(group.size),
+            *(
+                "\n".join(dict.fromkeys(member.layer for member in group.of_role(role)))
+                for role in ("producer", "passenger", "consumer")
+            ),
+        )
+    layers = _table("Layers", "layer", "kind", "filters", "inputs", "MACs", "parents")
     for name, layer in graph.layers.items():
         if layer.inputs:
-            layers.add_row(name, layer.kind, str(layer.filters), str(layer.inputs), f"{layer.macs:,}",
-                           "\n".join(layer.parents) or "the input")
-    frozen = Table("frozen layer", "reason", title="What is not cut")
+            layers.add_row(
+                name,
+                layer.kind,
+                str(layer.filters),
+                str(layer.inputs),
+                f"{layer.macs:,}",
+                "\n".join(layer.parents) or "the input",
+            )
+    frozen = _table("What is not cut", "frozen layer", "reason")
     for name, reason in graph.frozen.items():
         frozen.add_row(name, reason)
     return groups, layers, frozen
+
+
+def _table(title: str, *columns: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in _NUMBERS else "left")
+    return table
 
 
 def bench_table(first: Path, second: Path | None, *, threads: int, batch: int, seconds: float) -> "Table":
@@ -157,16 +205,27 @@ def bench_table(first: Path, second: Path | None, *, threads: int, batch: int, s
     Raises:
         InputError: If a file cannot be timed.
     """
-    from rich.table import Table
-
     files = {str(path): path for path in (first, second) if path is not None}
     latencies = measure_latency(files, threads=threads, batch=batch, seconds=seconds)
-    table = Table("file", "median ms", "IQR ms", "p90 ms", "p99 ms", "against the first",
-                  title=f"{threads} thread(s), batch {batch}, interleaved")
+    table = _table(
+        f"{threads} thread(s), batch {batch}, interleaved",
+        "file",
+        "median ms",
+        "IQR ms",
+        "p90 ms",
+        "p99 ms",
+        "against the first",
+    )
     reference = latencies[str(first)]
     for name, latency in latencies.items():
-        table.add_row(name, f"{latency.median:.4g}", f"{latency.iqr:.2g}", f"{latency.p90:.4g}",
-                      f"{latency.p99:.4g}", f"{speedup(reference, latency):.2f}x as fast")
+        table.add_row(
+            name,
+            f"{latency.median:.4g}",
+            f"{latency.iqr:.2g}",
+            f"{latency.p90:.4g}",
+            f"{latency.p99:.4g}",
+            f"{speedup(reference, latency):.2f}x as fast",
+        )
     return table
 
 
@@ -194,17 +253,26 @@ def _epochs(settings: RunSettings) -> int:
 
 
 def _example(data: Data) -> torch.Tensor:
-    return next(iter(loader(data.calibration)))[0][:2]
+    images: torch.Tensor = next(iter(loader(data.calibration)))[0]
+    return images[:2]
 
 
 def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
     """The trained network and its data, checked against each other."""
     if settings.model is not None:
-        model = load_model(settings.model, settings.model_arg)  # a name that is wrong costs no reading of images
+        model = load_model(
+            settings.model, settings.model_arg
+        )  # a name that is wrong costs no reading of images
         if settings.weights is not None:
             load_weights(model, settings.weights)
-    data = load_data(settings.data, mean=settings.mean, std=settings.std, input_shape=settings.input_shape,
-                     calibration_images=settings.calibration_images, seed=settings.seed)
+    data = load_data(
+        settings.data,
+        mean=settings.mean,
+        std=settings.std,
+        input_shape=settings.input_shape,
+        calibration_images=settings.calibration_images,
+        seed=settings.seed,
+    )
     if settings.model is None:
         model = _embedded(settings, data)
     check_fits(model, data, device=settings.device)
@@ -220,8 +288,15 @@ def _embedded(settings: RunSettings, data: Data) -> nn.Module:
         load_weights(model, settings.weights)
         return model.eval()
     with _one_thread():
-        return fine_tune(model, loader(data.train, shuffle=True, seed=settings.seed), epochs=TRAINING_EPOCHS,
-                         lr=TRAINING_LR, seed=settings.seed, device=settings.device, label="train the dense network").eval()
+        return fine_tune(
+            model,
+            loader(data.train, shuffle=True, seed=settings.seed, batch=TRAINING_BATCH),
+            epochs=TRAINING_EPOCHS,
+            lr=TRAINING_LR,
+            seed=settings.seed,
+            device=settings.device,
+            label="train the dense network",
+        ).eval()
 
 
 @contextmanager

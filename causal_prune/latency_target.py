@@ -19,8 +19,16 @@ from causal_prune.pruning_plan import PruningPlan, Target, plan
 STEPS = 7
 
 
-def plan_latency(model: nn.Module, graph: FilterGraph, scores: FilterScores, example: Inputs, *,
-                 keep_latency: float, align: int, threads: int) -> PruningPlan:
+def plan_latency(
+    model: nn.Module,
+    graph: FilterGraph,
+    scores: FilterScores,
+    example: Inputs,
+    *,
+    keep_latency: float,
+    align: int,
+    threads: int,
+) -> PruningPlan:
     """Choose the units that go, so that a share of the ONNX Runtime latency stays on this machine.
 
     Bisection over `keep_macs`: each candidate is cut, exported and timed side by side with the dense network.
@@ -58,8 +66,9 @@ def plan_latency(model: nn.Module, graph: FilterGraph, scores: FilterScores, exa
         return _bisect(lambda share: plan(graph, scores, keep_macs=share, align=align), timed, keep_latency)
 
 
-def _bisect(candidate: Callable[[float], PruningPlan], timed: Callable[[PruningPlan], float],
-            keep_latency: float) -> PruningPlan:
+def _bisect(
+    candidate: Callable[[float], PruningPlan], timed: Callable[[PruningPlan], float], keep_latency: float
+) -> PruningPlan:
     low, high = 0.0, 1.0
     best: tuple[float, PruningPlan] | None = None
     fastest = 1.0
@@ -77,8 +86,10 @@ def _bisect(candidate: Callable[[float], PruningPlan], timed: Callable[[PruningP
         else:
             high = middle
     if best is None:
-        raise TargetError(f"keep_latency={keep_latency} is out of reach: the fastest network tried keeps "
-                          f"{fastest:.3f} of the latency; ask for a share between {fastest:.2f} and 1")
+        raise TargetError(
+            f"keep_latency={keep_latency} is out of reach: the fastest network tried keeps "
+            f"{fastest:.3f} of the latency; ask for a share between {fastest:.2f} and 1"
+        )
     share, chosen = best
     target = Target("keep_latency", keep_latency, share)
     return PruningPlan(target, chosen.kept_units, chosen.layers, chosen.parameters)

@@ -1,5 +1,4 @@
-"""What layers do with channel labels: convolutions and linear layers read them and hand out new ones,
-normalisation and per-channel activations carry them on."""
+"""What layers do with channel labels: those that mix read them and hand out new ones, the others carry them on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ class LayerRecord:
         grouping: "dense" for one group; else how its groups may be cut.
         out_labels: Label of every filter, or of every channel that a normalisation carries.
         in_labels: Label of every input channel that the layer mixes; empty for layers that mix nothing.
+        parents: Layers whose outputs reach it without passing another one.
         macs: Multiply-accumulates for one image, over all calls.
         calls: How often the layer ran.
         approximate: Whether a cut changes the layer's statistics over channels.
@@ -97,17 +97,28 @@ def labelling(tracer: ChannelTracer, model: nn.Module, records: dict[str, LayerR
 
     try:
         for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(lambda m, a, name=name: enter(m, name), prepend=True))
-            handles.append(module.register_forward_hook(
-                lambda m, a, k, out, name=name: leave(m, name, a, k, out), with_kwargs=True))
+            handles.append(
+                module.register_forward_pre_hook(lambda m, _, name=name: enter(m, name), prepend=True)
+            )
+            handles.append(
+                module.register_forward_hook(
+                    lambda m, a, k, out, name=name: leave(m, name, a, k, out), with_kwargs=True
+                )
+            )
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def record_layer(tracer: ChannelTracer, records: dict[str, LayerRecord], name: str, module: nn.Module,
-                 source: Tensor, out: Tensor) -> None:
+def record_layer(
+    tracer: ChannelTracer,
+    records: dict[str, LayerRecord],
+    name: str,
+    module: nn.Module,
+    source: Tensor,
+    out: Tensor,
+) -> None:
     """Read the labels at a layer's input, write those of its output.
 
     Args:
@@ -138,8 +149,14 @@ def record_layer(tracer: ChannelTracer, records: dict[str, LayerRecord], name: s
     tracer.note(out, Labels(known.ids, known.parents))
 
 
-def _record_mixing(tracer: ChannelTracer, records: dict[str, LayerRecord], name: str, module: nn.Module,
-                   source: Tensor, out: Tensor) -> None:
+def _record_mixing(
+    tracer: ChannelTracer,
+    records: dict[str, LayerRecord],
+    name: str,
+    module: nn.Module,
+    source: Tensor,
+    out: Tensor,
+) -> None:
     linear = isinstance(module, nn.Linear)
     channel = source.dim() - 1 if linear else source.dim() - 1 - len(module.kernel_size)  # type: ignore[arg-type]
     known = tracer.labels(source)
@@ -150,9 +167,9 @@ def _record_mixing(tracer: ChannelTracer, records: dict[str, LayerRecord], name:
     weight = module.weight
     assert isinstance(weight, Tensor)
     images = 1 if channel == 0 else source.shape[0]
-    produced = source if getattr(module, "transposed", False) else out
-    filters = module.in_channels if getattr(module, "transposed", False) else out.shape[channel]  # type: ignore[union-attr]
-    record.macs += produced.numel() // max(filters, 1) // max(images, 1) * weight.numel()  # type: ignore[arg-type]
+    # every weight is used once for each output position, of a transposed convolution for each input position
+    positions = source if getattr(module, "transposed", False) else out
+    record.macs += positions.numel() // positions.shape[channel] // max(images, 1) * weight.numel()
     _tie(tracer, record.in_labels, read, name)
     if not record.out_labels:
         record.in_labels = read
@@ -181,7 +198,9 @@ def _tie(tracer: ChannelTracer, first: list[int], second: list[int], name: str) 
             tracer.sets.unite(a, b, f"the layer {name} also reads channels that cannot be removed")
 
 
-def _couple_blocks(tracer: ChannelTracer, read: list[int], written: list[int] | None, groups: int) -> Grouping:
+def _couple_blocks(
+    tracer: ChannelTracer, read: list[int], written: list[int] | None, groups: int
+) -> Grouping:
     """Couple the channels of a grouped layer so that its groups stay equal.
 
     Whole blocks go (input channels with the filters that read them) where that leaves more units than
@@ -193,7 +212,9 @@ def _couple_blocks(tracer: ChannelTracer, read: list[int], written: list[int] | 
         outside = len(written) // groups if written is not None else 0
         for block in range(groups):
             members = read[block * inside : (block + 1) * inside]
-            members = members + (written[block * outside : (block + 1) * outside] if written is not None else [])
+            members = members + (
+                written[block * outside : (block + 1) * outside] if written is not None else []
+            )
             for other in members[1:]:
                 tracer.sets.unite(members[0], other, reason)
         return "blocks"

@@ -156,8 +156,19 @@ def compress(
         ``result = cp.compress(model, data, keep_macs=0.5)``
     """
     dense = copy.deepcopy(model).to(device).eval()
-    recipe = Recipe(dense, data.train, data.calibration, data.test, _example(data, device), repair, epochs, lr,
-                    distill, seed, device)
+    recipe = Recipe(
+        dense,
+        data.train,
+        data.calibration,
+        data.test,
+        _example(data, device),
+        repair,
+        epochs,
+        lr,
+        distill,
+        seed,
+        device,
+    )
     with _workplace(out, force) as folder:
         graph = trace(dense, recipe.example, freeze=freeze)
         moments = observe(dense, graph, loader(data.calibration))
@@ -166,32 +177,59 @@ def compress(
             rivals = rivals_of(graph, moments, arms, random_seeds, seed)
         block = alignment(align)
         if keep_latency is None:
-            planned = plan(graph, scores, keep_macs=keep_macs, keep_params=keep_params,
-                           remove_filters=remove_filters, align=block)
+            planned = plan(
+                graph,
+                scores,
+                keep_macs=keep_macs,
+                keep_params=keep_params,
+                remove_filters=remove_filters,
+                align=block,
+            )
         else:
-            planned = plan_latency(dense, graph, scores, recipe.example, keep_latency=keep_latency, align=block,
-                                   threads=threads)
+            planned = plan_latency(
+                dense, graph, scores, recipe.example, keep_latency=keep_latency, align=block, threads=threads
+            )
         results = run_arms(recipe, graph, planned, importance, rivals, mode)
         points = share_curve(recipe, data.validation, graph, scores, rivals, mode)
-        exports = export_arms(results, recipe, folder, threads=threads, metadata={"causal_prune.command": command})
+        exports = export_arms(
+            results, recipe, folder, threads=threads, metadata={"causal_prune.command": command}
+        )
         entries = arm_entries(results, exports)
         achieved, parity = planned.target, exports[1].parity
         report = Report(
-            schema_version=1, command=command, seed=seed, created=now(), title=title or type(model).__name__,
-            mode=mode, importance=importance, parents=parents or "graph", epochs=epochs,
+            schema_version=1,
+            command=command,
+            seed=seed,
+            created=now(),
+            title=title or type(model).__name__,
+            mode=mode,
+            importance=importance,
+            parents=parents or "graph",
+            epochs=epochs,
             compensation="batch-norm re-estimation" if repair else "none",
             target=ReportTarget(kind=achieved.kind, requested=achieved.requested, achieved=achieved.achieved),
-            split=Split(**data.split), data=data.name, classes=len(data.classes),
+            split=Split(**data.split),
+            data=data.name,
+            classes=len(data.classes),
             parity=ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed),
-            dense=entries[0], arms=tuple(entries[1:]), comparison=compared(results),
-            layers=tuple(layer_entries(graph, planned)), agreement=None, curve=points,
-            importances=_importances(scores), importance_unit=scores.unit,
-            notes=tuple(_notes(graph, data, block, importance, parents)), environment=environment(threads),
+            dense=entries[0],
+            arms=tuple(entries[1:]),
+            comparison=compared(results),
+            layers=tuple(layer_entries(graph, planned)),
+            agreement=None,
+            curve=points,
+            importances=_importances(scores),
+            importance_unit=scores.unit,
+            notes=tuple(_notes(graph, data, block, importance, parents)),
+            environment=environment(threads),
         )
         smaller = results[1].model.cpu().eval()
         planned.save(folder / "plan.json")
         bundle_weights(smaller, folder / "model.safetensors")
-        samples = {results[position].name: list(exported.latency.samples_ms) for position, exported in exports.items()}
+        samples = {
+            results[position].name: list(exported.latency.samples_ms)
+            for position, exported in exports.items()
+        }
         (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")
         (folder / "environment.json").write_text(json.dumps(report.environment, indent=2) + "\n")
         report.save(folder / "report.json")
@@ -221,10 +259,12 @@ def _importances(scores: FilterScores) -> dict[str, tuple[float, ...]]:
     return {name: tuple(values) for name, values in finite.items() if values}
 
 
-def _notes(graph: FilterGraph, data: Data, block: int, importance: str, parents: Parents | None) -> Iterator[str]:
+def _notes(
+    graph: FilterGraph, data: Data, block: int, importance: str, parents: Parents | None
+) -> Iterator[str]:
     yield f"calibration: {data.calibration_source}"
     if block > 1:
-        yield f"widths are multiples of up to {block}, the block that ONNX Runtime's convolutions compute on this machine"
+        yield f"widths are multiples of up to {block}, the block of ONNX Runtime's convolutions here"
     if importance == "documented":
         yield f"the documented score was computed over the {'chain' if parents == 'chain' else 'graph'} of convolutions"
     for group in graph.groups:

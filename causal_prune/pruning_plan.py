@@ -131,8 +131,15 @@ def _tuples(cut: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in cut.items()}
 
 
-def plan(graph: FilterGraph, scores: FilterScores, *, keep_macs: float | None = None,
-         keep_params: float | None = None, remove_filters: float | None = None, align: int = 1) -> PruningPlan:
+def plan(
+    graph: FilterGraph,
+    scores: FilterScores,
+    *,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    remove_filters: float | None = None,
+    align: int = 1,
+) -> PruningPlan:
     """Choose the units that go, so that a target is met from below.
 
     Every prunable group gives up the same share of its units, those of the smallest scores; the share is the
@@ -183,8 +190,9 @@ def alignment(align: int | Literal["auto"]) -> int:
     return align
 
 
-def plan_widths(graph: FilterGraph, scores: FilterScores, widths: Mapping[str, int], *, kind: TargetKind,
-                requested: float) -> PruningPlan:
+def plan_widths(
+    graph: FilterGraph, scores: FilterScores, widths: Mapping[str, int], *, kind: TargetKind, requested: float
+) -> PruningPlan:
     """Keep the best units of every group at given widths: what all arms of a comparison share.
 
     Args:
@@ -206,11 +214,15 @@ def plan_widths(graph: FilterGraph, scores: FilterScores, widths: Mapping[str, i
     return PruningPlan(Target(kind, requested, achieved), kept, layers, parameters)
 
 
-def _target(keep_macs: float | None, keep_params: float | None,
-            remove_filters: float | None) -> tuple[TargetKind, float]:
+def _target(
+    keep_macs: float | None, keep_params: float | None, remove_filters: float | None
+) -> tuple[TargetKind, float]:
     given: list[tuple[TargetKind, float]] = []
     choices: tuple[tuple[TargetKind, float | None], ...] = (
-        ("keep_macs", keep_macs), ("keep_params", keep_params), ("remove_filters", remove_filters))
+        ("keep_macs", keep_macs),
+        ("keep_params", keep_params),
+        ("remove_filters", remove_filters),
+    )
     for kind, value in choices:
         if value is not None:
             given.append((kind, value))
@@ -235,8 +247,10 @@ def _width(group: Group, share: float, align: int) -> int:
 
 def _equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align: int) -> dict[str, int]:
     if kind == "remove_filters":
-        return {group.name: max(group.size - int(group.size * requested + 1e-9), SMALLEST_WIDTH)
-                for group in graph.prunable}
+        return {
+            group.name: max(group.size - int(group.size * requested + 1e-9), SMALLEST_WIDTH)
+            for group in graph.prunable
+        }
     least = _share(graph, kind, {group.name: SMALLEST_WIDTH for group in graph.prunable})
     if least > requested:
         raise TargetError(f"{kind}={requested} is out of reach: between {least:.3f} and 1 can be kept here")
@@ -250,7 +264,9 @@ def _equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align:
     low, high = 0.0, 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        low, high = (middle, high) if _share(graph, kind, widths(middle, block)) <= requested else (low, middle)
+        low, high = (
+            (middle, high) if _share(graph, kind, widths(middle, block)) <= requested else (low, middle)
+        )
     found = widths(low, block)
     while True:
         found = _fill(graph, kind, requested, found, block)
@@ -259,8 +275,9 @@ def _equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align:
         block //= 2
 
 
-def _fill(graph: FilterGraph, kind: TargetKind, requested: float, widths: dict[str, int],
-          align: int) -> dict[str, int]:
+def _fill(
+    graph: FilterGraph, kind: TargetKind, requested: float, widths: dict[str, int], align: int
+) -> dict[str, int]:
     """Give back steps, to the relatively narrowest groups first, while the target allows it."""
     open_groups = {group.name: group for group in graph.prunable}
     while open_groups:
@@ -313,7 +330,9 @@ def cost(graph: FilterGraph, widths: Mapping[str, int]) -> tuple[float, float]:
     return macs, params
 
 
-def _cuts(graph: FilterGraph, kept: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, LayerCut], dict[str, ParameterCut]]:
+def _cuts(
+    graph: FilterGraph, kept: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, LayerCut], dict[str, ParameterCut]]:
     dropped: dict[tuple[str, str], set[int]] = {}
     parameters: dict[str, ParameterCut] = {}
     for group in graph.prunable:
@@ -323,13 +342,18 @@ def _cuts(graph: FilterGraph, kept: Mapping[str, tuple[int, ...]]) -> tuple[dict
             dropped.setdefault((member.layer, member.axis), set()).update(positions)
             if member.dim is not None:
                 before = parameters.get(member.layer)
-                keep = tuple(p for p in (before.keep if before else range(member.extent)) if p not in positions)
+                keep = tuple(
+                    p for p in (before.keep if before else range(member.extent)) if p not in positions
+                )
                 parameters[member.layer] = ParameterCut(member.dim, keep, member.extent)
-    layers: dict[str, LayerCut] = {}
+    layers = {}
     for name, layer in graph.layers.items():
-        keep = [None if not (gone := dropped.get((name, axis))) else
-                tuple(p for p in range(extent) if p not in gone)
-                for axis, extent in (("out", layer.filters), ("in", layer.inputs))]
-        if keep != [None, None]:
-            layers[name] = LayerCut(keep[0], keep[1], layer.filters, layer.inputs, layer.grouping)
+        filters = _kept(layer.filters, dropped.get((name, "out")))
+        inputs = _kept(layer.inputs, dropped.get((name, "in")))
+        if filters is not None or inputs is not None:
+            layers[name] = LayerCut(filters, inputs, layer.filters, layer.inputs, layer.grouping)
     return layers, parameters
+
+
+def _kept(extent: int, gone: set[int] | None) -> tuple[int, ...] | None:
+    return tuple(p for p in range(extent) if p not in gone) if gone else None

@@ -73,7 +73,7 @@ class SmallResNet(nn.Module):
         return logits
 
 
-def small_resnet(num_classes: int = 10, in_channels: int = 1, width: int = 16) -> nn.Module:
+def small_resnet(num_classes: int = 10, in_channels: int = 1, width: int = 32) -> nn.Module:
     """Build the default network, untrained; its weights follow torch's global generator.
 
     Args:

@@ -16,8 +16,14 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def score(graph: FilterGraph, moments: FilterMoments, *, method: str = "structural",
-          parents: Parents | None = None, seed: int = 0) -> FilterScores:
+def score(
+    graph: FilterGraph,
+    moments: FilterMoments,
+    *,
+    method: str = "structural",
+    parents: Parents | None = None,
+    seed: int = 0,
+) -> FilterScores:
     """How much every unit matters; units of small scores go first.
 
     Args:

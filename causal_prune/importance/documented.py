@@ -32,21 +32,29 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
     Cost: one least-squares solve per convolution, cubic in the number of its parents' filters.
     """
     kinship = graph.parents(parents)
-    totals = {name: torch.zeros(layer.filters, dtype=torch.float64)
-              for name, layer in graph.layers.items() if layer.kind == "conv"}
+    totals = {
+        name: torch.zeros(layer.filters, dtype=torch.float64)
+        for name, layer in graph.layers.items()
+        if layer.kind == "conv"
+    }
     for child, joint in moments.features.items():
         sources = [name for name in kinship.get(child, ()) if name in joint.layers]
         if not sources:
             continue
         widths = [graph.layers[name].filters for name in sources]
         if moments.images <= sum(widths):
-            warnings.warn(f"{moments.images} images cannot determine the equations of {child}, which has "
-                          f"{sum(widths)} parents; the minimum-norm solution is used", stacklevel=3)
+            warnings.warn(
+                f"{moments.images} images cannot determine the equations of {child}, which has "
+                f"{sum(widths)} parents; the minimum-norm solution is used",
+                stacklevel=3,
+            )
         coefficients = _coefficients(graph, joint, sources, child)
         for name, part in zip(sources, coefficients.abs().sum(dim=1).split(widths), strict=True):
             totals[name] += part
-    shares = {name: total / total.sum() if float(total.sum()) > 0 else torch.full_like(total, 1 / len(total))
-              for name, total in totals.items()}
+    shares = {
+        name: total / total.sum() if float(total.sum()) > 0 else torch.full_like(total, 1 / len(total))
+        for name, total in totals.items()
+    }
     return from_filters("documented", "share of the layer's causal effect", graph, shares)
 
 
@@ -65,5 +73,8 @@ def _coefficients(graph: FilterGraph, joint: FeatureMoments, sources: list[str],
     values, vectors = torch.linalg.eigh(gram)
     # minimum-norm solution: directions without variance get no coefficient
     usable = values > values.max().clamp_min(0) * len(values) * torch.finfo(torch.float64).eps
-    inverse = torch.where(usable, 1 / torch.where(usable, values, torch.ones_like(values)), torch.zeros_like(values))
-    return vectors @ (inverse[:, None] * (vectors.mT @ cross))
+    inverse = torch.where(
+        usable, 1 / torch.where(usable, values, torch.ones_like(values)), torch.zeros_like(values)
+    )
+    coefficients: Tensor = vectors @ (inverse[:, None] * (vectors.mT @ cross))
+    return coefficients

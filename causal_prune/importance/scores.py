@@ -33,7 +33,9 @@ class FilterScores:
 class Method(Protocol):
     """What every entry of `METHODS` can be called as."""
 
-    def __call__(self, graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+    def __call__(
+        self, graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int
+    ) -> FilterScores:
         """Score every unit of every prunable group."""
         ...
 
@@ -76,6 +78,8 @@ def from_units(method: str, unit: str, graph: FilterGraph, score: Callable[[Grou
     layers: dict[str, Tensor] = {}
     for group in graph.prunable:
         for member in group.of_role("producer"):
-            layer = layers.setdefault(member.layer, torch.full((member.extent,), torch.nan, dtype=torch.float64))
+            layer = layers.setdefault(
+                member.layer, torch.full((member.extent,), torch.nan, dtype=torch.float64)
+            )
             layer[list(member.positions)] = groups[group.name][list(member.units)]
     return FilterScores(method, unit, groups, layers)
