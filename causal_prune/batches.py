@@ -1,11 +1,14 @@
 """What a batch may be, and how a network is run without leaving a trace on it or on the random state."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from causal_prune.errors import InputError
 
@@ -100,6 +103,44 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of a network, also where a hook (weight norm, spectral norm) has left a computed weight behind.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The copy; it shares no tensor with `model`.
+    """
+    computed = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    ]
+    try:
+        for module, name, value in computed:
+            setattr(module, name, value.detach())  # deepcopy refuses tensors with a history
+        return copy.deepcopy(model)
+    finally:
+        for module, name, value in computed:
+            setattr(module, name, value)
+
+
+def train_without_statistics(model: nn.Module) -> None:
+    """Put a network into training mode, but for what is random or depends on the batch.
+
+    Heads that run only in training run then, while batch norm and dropout compute what they compute in eval mode.
+
+    Args:
+        model: The network; its modes change.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm | _DropoutNd):
+            module.eval()
 
 
 @contextmanager

@@ -94,18 +94,86 @@ class LabelSets:
         return self._reason.get(self.find(label))
 
 
+class Regions:
+    """Disjoint sets of stretches of the network; a set may be wide: it needs all channels."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._wide: set[int] = set()
+
+    def fresh(self) -> int:
+        """Open a region.
+
+        Returns:
+            Its number.
+        """
+        self._parent.append(len(self._parent))
+        return len(self._parent) - 1
+
+    def find(self, region: int) -> int:
+        """Representative of a region.
+
+        Args:
+            region: A region.
+
+        Returns:
+            The representative; equal for two regions exactly if they are united.
+        """
+        while self._parent[region] != region:
+            self._parent[region] = region = self._parent[self._parent[region]]
+        return region
+
+    def unite(self, a: int, b: int) -> None:
+        """Make two regions one; it is wide if one of them was.
+
+        Args:
+            a: A region.
+            b: A region.
+        """
+        a, b = self.find(a), self.find(b)
+        low, high = min(a, b), max(a, b)
+        self._parent[high] = low
+        if high in self._wide:
+            self._wide.add(low)
+
+    def widen(self, region: int) -> None:
+        """Let all tensors of a region keep all channels.
+
+        Args:
+            region: A region.
+        """
+        self._wide.add(self.find(region))
+
+    def is_wide(self, region: int) -> bool:
+        """Whether a region keeps all channels.
+
+        Args:
+            region: A region.
+
+        Returns:
+            False where its tensors shrink with a cut.
+        """
+        return self.find(region) in self._wide
+
+
 @dataclass(frozen=True)
 class Labels:
     """What is known of one tensor.
+
+    A region is a stretch of the network in which every tensor has the same form: either all channels, or only those
+    that stay. Inside a region run functions of the user's code; at its borders stand modules, where channels can be
+    picked or put back.
 
     Attributes:
         ids: int64 of the tensor's shape, expanded (stride 0) along every dimension in which it is constant;
             None where every element is FIXED.
         parents: Layers whose outputs reach the tensor without passing another layer.
+        region: The stretch of the network that the tensor lives in; None where it has no channels.
     """
 
     ids: Tensor | None = None
     parents: frozenset[str] = field(default_factory=frozenset)
+    region: int | None = None
 
 
 def canonical(ids: Tensor) -> Tensor | None:

@@ -7,19 +7,42 @@ operators and in-place forms arrive alike.
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from causal_prune.channel_labels import FIXED, Labels, LabelSets, compact
+from causal_prune.channel_labels import FIXED, Labels, LabelSets, Regions, compact, varying_dims
 
 LARGEST_PARAMETER = 4_000_000
 """Parameters used outside a known layer are labelled element by element up to this size."""
 
-Rule = Callable[["ChannelTracer", Any, Sequence[Any], Mapping[str, Any], Any], None]
+
+@dataclass(frozen=True)
+class Crossing:
+    """A tensor with channels that enters or leaves a module: a place where channels can be picked or put back.
+
+    Attributes:
+        module: Name of the module.
+        side: Whether it is an argument ("in") or a result ("out").
+        leaf: Its position among the leaves of the arguments or results.
+        before: Region that the tensor comes from.
+        after: Region that it goes to.
+        dim: Dimension of the channels.
+        labels: Label of every channel.
+    """
+
+    module: str
+    side: Literal["in", "out"]
+    leaf: int
+    before: int
+    after: int
+    dim: int
+    labels: tuple[int, ...]
 
 
 class ChannelTracer(TorchDispatchMode):
@@ -28,20 +51,29 @@ class ChannelTracer(TorchDispatchMode):
     Args:
         names: Names of the model's parameters and buffers by `id()`.
         rule_of: Gives the rule of an operation.
+        cautious: Whether every function of the user's code gets all channels, so that constants in it stay right.
     """
 
-    def __init__(self, names: Mapping[int, str], rule_of: Callable[[Any], Rule]) -> None:
+    def __init__(
+        self, names: Mapping[int, str], rule_of: Callable[[Any], "Rule"], *, cautious: bool = False
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sets = LabelSets()
-        self.parameters: dict[str, Tensor] = {}
+        self.regions = Regions()
+        self.parameters: dict[str, Labels] = {}
+        self.crossings: list[Crossing] = []
         self.stack: list[str] = []
         self.inside_layer = 0
+        self._cautious = cautious
         self._names = names
         self._rule_of = rule_of
         self._labels: dict[int, tuple[weakref.ref[Tensor], Labels]] = {}
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._labels.clear()
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
@@ -62,8 +94,9 @@ class ChannelTracer(TorchDispatchMode):
         if name is None or not 1 < tensor.numel() <= LARGEST_PARAMETER:
             return Labels()
         if name not in self.parameters:
-            self.parameters[name] = self.sets.fresh(tensor.numel()).reshape(tensor.shape)
-        return Labels(self.parameters[name])
+            ids = self.sets.fresh(tensor.numel()).reshape(tensor.shape)
+            self.parameters[name] = Labels(ids, region=self.regions.fresh())
+        return self.parameters[name]
 
     def note(self, tensor: Tensor, labels: Labels) -> None:
         """Remember the labels of `tensor` for as long as it lives.
@@ -101,18 +134,150 @@ class ChannelTracer(TorchDispatchMode):
         Returns:
             True for the labels of a parameter, or of something computed from parameters alone.
         """
-        owned = {int(known.reshape(-1)[0]) for known in self.parameters.values()}
-        ends = {int(known.reshape(-1)[-1]) for known in self.parameters.values()}
-        spans = list(zip(sorted(owned), sorted(ends), strict=True))
         values = torch.unique(compact(ids)).tolist()
+        spans = [
+            (int(known.ids.flatten()[0]), int(known.ids.flatten()[-1]))
+            for known in self.parameters.values()
+            if known.ids is not None
+        ]
         return all(any(low <= value <= high for low, high in spans) for value in values if value != FIXED)
+
+    def cross(self, side: Literal["in", "out"], module: str, leaf: int, tensor: Tensor) -> None:
+        """Let a tensor pass a border of a module: it may have another form behind it.
+
+        Args:
+            side: Whether it enters or leaves.
+            module: Name of the module.
+            leaf: Position of the tensor among the leaves of the arguments or results.
+            tensor: The tensor.
+        """
+        known = self.labels(tensor)
+        if known.ids is None or known.region is None:
+            return
+        dims = varying_dims(known.ids)
+        if len(dims) != 1:  # channels along one dimension alone can be picked
+            return
+        after = self.regions.fresh()
+        labels = tuple(compact(known.ids).flatten().tolist())
+        self.crossings.append(Crossing(module, side, leaf, known.region, after, dims[0], labels))
+        self.note(tensor, replace(known, region=after))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not self.inside_layer:
-            self._rule_of(func)(self, func, args, kwargs, out)
+            operation = Operation(self, func, args, kwargs, out)
+            rigid = self._rule_of(func)(operation)
+            self._join_regions(operation, rigid=bool(rigid) or self._cautious)
         return out
+
+    def _join_regions(self, operation: "Operation", *, rigid: bool) -> None:
+        """What goes into a function and what comes out of it has one form."""
+        touched = [known for known in map(self.labels, operation.inputs) if known.ids is not None]
+        results = [(tensor, self.labels(tensor)) for tensor in tensors(operation.out)]
+        results = [(tensor, known) for tensor, known in results if known.ids is not None]
+        regions = [known.region for known in touched if known.region is not None]
+        if not regions and not results:
+            return
+        region = regions[0] if regions else self.regions.fresh()
+        for other in regions[1:]:
+            self.regions.unite(region, other)
+        for tensor, known in results:
+            self.note(tensor, replace(known, region=region))
+        if rigid:
+            self.regions.widen(region)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of an aten operation.
+
+    Attributes:
+        tracer: Where labels are kept.
+        func: The overload.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        out: What it returned.
+    """
+
+    tracer: ChannelTracer
+    func: Any
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    out: Any
+
+    @property
+    def name(self) -> str:
+        """Name without namespace, overload and the underscore of in-place forms."""
+        return str(self.func._schema.name).split("::")[-1].strip("_")
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """All tensors among the arguments."""
+        return tensors((self.args, self.kwargs))
+
+    @property
+    def source(self) -> Labels:
+        """Labels of the first argument."""
+        return self.tracer.labels(self.args[0])
+
+    @property
+    def parents(self) -> frozenset[str]:
+        """Parents of all arguments together."""
+        known = [self.tracer.labels(tensor).parents for tensor in self.inputs]
+        return frozenset().union(*known) if known else frozenset()
+
+    def argument(self, name: str) -> Any:
+        """An argument by the name in the operation's schema.
+
+        Args:
+            name: The name.
+
+        Returns:
+            Its value or default; None where the operation has no such argument.
+        """
+        for position, argument in enumerate(self.func._schema.arguments):
+            if argument.name == name:
+                if position < len(self.args):
+                    return self.args[position]
+                return self.kwargs.get(name, argument.default_value)
+        return None
+
+    def freeze(self, ids: Tensor | None, what: str) -> None:
+        """Freeze labels because of this operation.
+
+        Args:
+            ids: Canonical labels or None.
+            what: What happens to the channels.
+        """
+        self.tracer.freeze(ids, what)
+
+    def note(self, ids: Tensor | None) -> None:
+        """Give labels to those results that have their shape, and nothing but parents to the others.
+
+        Args:
+            ids: Canonical labels or None.
+        """
+        parents = self.parents
+        for tensor in tensors(self.out):
+            fits = ids is not None and ids.shape == tensor.shape
+            self.tracer.note(tensor, Labels(ids if fits else None, parents))
+
+
+Rule = Callable[[Operation], bool | None]
+"""Labels the results; returns True where the operation needs all channels in their places."""
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Tensors among the leaves of nested containers.
+
+    Args:
+        tree: Any nesting of tuples, lists and dictionaries.
+
+    Returns:
+        The tensors in order.
+    """
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def tensor_names(model: nn.Module) -> dict[int, str]:

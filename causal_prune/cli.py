@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from causal_prune.pipeline import Compressed
 
 INTERRUPTED = 130
+STOPPED = "interrupted; nothing was changed, run the same command to start again"
 
 app = typer.Typer(
     name="causal-prune",
@@ -134,12 +135,19 @@ def run(
     json: Json = False,
 ) -> int:
     """The whole flow into a bundle. With no arguments: scikit-learn's digits and a small CNN trained on the spot."""
-    from causal_prune.jobs import dry_run_lines, run_job
+    import json as encoder
+
+    from causal_prune.jobs import dry_run_job, dry_run_lines, run_job
     from causal_prune.settings import load_settings
 
     settings = load_settings(config, _given(ctx, leave_out=("config", "force")))
     if settings.dry_run:
-        _print_lines(dry_run_lines(settings))
+        target, layers = dry_run_job(settings)
+        if settings.print_json:
+            widths = [layer.model_dump() for layer in layers]
+            typer.echo(encoder.dumps({"target": vars(target), "layers": widths}, indent=2))
+        else:
+            _print_lines(dry_run_lines(target, layers))
         return 0
     result = run_job(settings, force=force, command=_typed(ctx))
     if settings.print_json:
@@ -267,11 +275,11 @@ def _print_summary(result: "Compressed") -> None:
 
     _print_tables(summary_table(result.report))
     _print_lines(summary_lines(result.report))
-    bundle = result.bundle
+    bundle = shlex.quote(str(result.bundle))
     _print_lines(
         [
             "",
-            f"report: {bundle}/report.html",
+            f"report: {result.bundle}/report.html",
             f"next: causal-prune gate {bundle} --baseline {bundle}/report.json",
             f"      causal-prune bench {bundle}/model.onnx",
         ]
@@ -310,19 +318,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _plain_warnings(), shown(sys.stderr.isatty()):
             result = app(args=arguments, prog_name="causal-prune", standalone_mode=False, obj=arguments)
+            if result == INTERRUPTED:  # typer turns a Ctrl-C into this code, without a word
+                raise KeyboardInterrupt
             return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _complain(
-            "interrupted; nothing was changed, run the same command to start again", INTERRUPTED, debug
-        )
+        return _complain(STOPPED, INTERRUPTED, debug)
     except TyperException as error:
         return _complain(error.format_message(), error.exit_code, debug)
-    except CausalPruneError as error:
-        return _complain(str(error), error.exit_code, debug)
-    except OSError as error:
-        return _complain(f"{error.filename or 'file system'}: {error.strerror or error}", 2, debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
-        return _complain(f"internal error, {type(error).__name__}: {error}; --debug shows where", 2, debug)
+        return _complain(*_told(error), debug)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What an error is in one line, and its exit code."""
+    if _hides_interrupt(error):
+        return STOPPED, INTERRUPTED
+    if isinstance(error, CausalPruneError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file system'}: {error.strerror or error}", 2
+    return f"internal error, {type(error).__name__}: {error}; --debug shows where", 2
+
+
+def _hides_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C led to it: libraries that are cut short while they tidy up raise errors of their own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _complain(message: str, code: int, debug: bool) -> int:

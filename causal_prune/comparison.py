@@ -1,7 +1,7 @@
 """The comparison of arms: which ones run, what they export, and what the report says of them."""
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,6 +11,7 @@ from statistics import median
 import torch
 
 from causal_prune.arms import ArmResult, Images, Mode, Recipe, curve, dense_arm, run_arm
+from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance import FilterScores, score
@@ -21,6 +22,7 @@ from causal_prune.progress import status
 from causal_prune.pruning_plan import PruningPlan, plan, plan_widths
 from causal_prune.report.report import Arm, Comparison, Curve, LatencySummary, Layer, hits_to_text
 
+ARMS = ("causal", "random", "magnitude")
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -55,7 +57,7 @@ class Exported:
 
 
 def rivals_of(
-    graph: FilterGraph, moments: FilterMoments, arms: Iterable[str], random_seeds: int, seed: int
+    graph: FilterGraph, moments: FilterMoments, arms: Sequence[str], random_seeds: int, seed: int
 ) -> list[Rival]:
     """Scores of the arms beside the causal one.
 
@@ -68,7 +70,15 @@ def rivals_of(
 
     Returns:
         The rivals, random ones first.
+
+    Raises:
+        InputError: If an arm is unknown, or `random_seeds` is below 1.
     """
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown:
+        raise InputError(f"arms: {unknown[0]!r} is not one of {', '.join(ARMS)}")
+    if random_seeds < 1:
+        raise InputError(f"random_seeds: {random_seeds} is not at least 1")
     rivals = []
     if "random" in arms:
         rivals += [

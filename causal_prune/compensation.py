@@ -1,6 +1,5 @@
 """Repairs a cut network from unlabelled images: re-estimation of its batch-norm statistics."""
 
-import copy
 import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -10,7 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from causal_prune.batches import Inputs, call, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.batches import (
+    Inputs,
+    call,
+    copied,
+    device_of,
+    inputs_of,
+    modes_kept,
+    moved,
+    seeded,
+    tensors_in,
+)
 from causal_prune.errors import InputError
 from causal_prune.progress import track
 
@@ -73,7 +82,7 @@ def compensate(
         raise InputError(
             f"compensate: method {method!r} is unknown: use one of {', '.join(get_args(Method))}"
         )
-    repaired = copy.deepcopy(pruned)
+    repaired = copied(pruned)
     norms = {
         name: module
         for name, module in repaired.named_modules()

@@ -1,174 +1,51 @@
 """The filter graph of a network: what can be cut together, who reads whom, and what is frozen and why."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from causal_prune.batches import Inputs, call, modes_kept, seeded, tensors_in
+from causal_prune.batches import (
+    Inputs,
+    call,
+    copied,
+    device_of,
+    modes_kept,
+    moved,
+    seeded,
+    tensors_in,
+    train_without_statistics,
+)
 from causal_prune.channel_labels import FIXED
-from causal_prune.channel_tracer import ChannelTracer, tensor_names
+from causal_prune.channel_tracer import ChannelTracer, Crossing, tensor_names
 from causal_prune.errors import InputError
-from causal_prune.layer_rules import MIXING, Grouping, Kind, LayerRecord, labelling
+from causal_prune.graph_types import Adapter, FilterGraph, Form, Group, Layer, Member, Role
+from causal_prune.layer_rules import MIXING, LayerRecord, TraceRecord, labelling
 from causal_prune.operation_rules import rule_of
+from causal_prune.trial_cuts import failing_groups, without
 
-Role = Literal["producer", "passenger", "consumer"]
-Axis = Literal["out", "in"]
+__all__ = ["Adapter", "FilterGraph", "Group", "Layer", "Member", "Role", "trace"]
 
-
-@dataclass(frozen=True)
-class Member:
-    """A layer's part in a group.
-
-    Attributes:
-        layer: Name of the layer, or of the parameter where it belongs to no known layer.
-        role: "producer" makes the channels, "passenger" carries them, "consumer" reads and mixes them.
-        axis: Whether the group's channels are the layer's filters ("out") or its inputs ("in").
-        dim: For a bare parameter the dimension that holds the channels; else None.
-        extent: Size of the axis.
-        positions: Indices along the axis that belong to the group.
-        units: The unit of each position, of the same length; a unit may hold several positions.
-    """
-
-    layer: str
-    role: Role
-    axis: Axis
-    dim: int | None
-    extent: int
-    positions: tuple[int, ...]
-    units: tuple[int, ...]
-
-    def positions_of(self, kept: Iterable[int]) -> list[int]:
-        """Positions that belong to some units.
-
-        Args:
-            kept: Units of the group.
-
-        Returns:
-            Ascending indices along the axis.
-        """
-        wanted = set(kept)
-        return sorted(p for p, u in zip(self.positions, self.units, strict=True) if u in wanted)
+OUTPUT = "produces an output of the network"
 
 
-@dataclass(frozen=True)
-class Group:
-    """Channels that must be cut together.
-
-    Attributes:
-        name: The first producer.
-        size: Number of units.
-        members: Every layer that has a part in it.
-        frozen: Why none of it may be cut; None where it is prunable.
-        approximate: Whether a normalisation over channels makes a cut differ from silencing.
-    """
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-    frozen: str | None
-    approximate: bool = False
-
-    def of_role(self, role: Role) -> tuple[Member, ...]:
-        """Members with one role.
-
-        Args:
-            role: The role.
-
-        Returns:
-            The members in order of execution.
-        """
-        return tuple(member for member in self.members if member.role == role)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What the plan and the scores need to know of a layer.
-
-    Attributes:
-        kind: "conv", "linear", "norm" or "prelu".
-        filters: Output channels, or the channels that a normalisation carries.
-        inputs: Input channels; 0 for layers that mix nothing.
-        grouping: "dense", or how a grouped layer is cut: whole "blocks" or equal "positions" of every block.
-        groups: Number of groups of a grouped convolution; 1 otherwise.
-        macs: Multiply-accumulates for one image.
-        params: Number of weights and biases.
-        parents: Convolutions and linear layers whose outputs reach it without passing another one.
-    """
-
-    kind: Kind
-    filters: int
-    inputs: int
-    grouping: Grouping
-    groups: int
-    macs: int
-    params: int
-    parents: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FilterGraph:
-    """The result of `trace`.
-
-    Attributes:
-        layers: Convolutions, linear and normalisation layers by name, in order of execution.
-        groups: Prunable groups first, then frozen ones.
-        chain: Parent of each convolution as the documented method pretends: the one registered before it.
-        frozen: Reason by name, for every layer of which at least one filter is never cut.
-    """
-
-    layers: Mapping[str, Layer]
-    groups: tuple[Group, ...]
-    chain: Mapping[str, tuple[str, ...]]
-    frozen: Mapping[str, str]
-
-    @property
-    def prunable(self) -> tuple[Group, ...]:
-        """The groups that may be cut."""
-        return tuple(group for group in self.groups if group.frozen is None)
-
-    def parents(self, kind: Literal["graph", "chain"]) -> dict[str, tuple[str, ...]]:
-        """Parents of every convolution and linear layer.
-
-        Args:
-            kind: "graph" for the true parents, "chain" for the documented ones.
-
-        Returns:
-            Names of the parents by name.
-        """
-        if kind == "chain":
-            return dict(self.chain)
-        return {name: layer.parents for name, layer in self.layers.items() if layer.inputs}
-
-    def to_json(self) -> dict[str, Any]:
-        """The graph as plain values: what `causal-prune inspect --json` prints.
-
-        Returns:
-            Dictionaries, lists, strings and numbers.
-        """
-        return {
-            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
-            "groups": [asdict(group) for group in self.groups],
-            "chain": {name: list(parents) for name, parents in self.chain.items()},
-            "frozen": dict(self.frozen),
-        }
-
-
-def trace(model: nn.Module, example_input: Inputs, *, freeze: Iterable[str] = ()) -> FilterGraph:
-    """Find what can be cut together in a network, by running a copy of it once.
+def trace(
+    model: nn.Module, example_input: Inputs, *, freeze: Iterable[str] = (), prove: bool = True
+) -> FilterGraph:
+    """Find what can be cut together in a network, by running a copy of it.
 
     Channels are followed by labels through every operation below autograd (see `channel_tracer`), so index maps
-    through concatenation, flattening and grouped convolutions are exact, and what is not understood is frozen
-    with a reason.
+    through concatenation, shuffling, flattening and grouped convolutions are exact. Functions that count channels by
+    position (slices, shuffles, zero-padded shortcuts) keep all channels: what was cut is put back in front of them and
+    picked out behind them. What is not understood is frozen with a reason. Then every group is proved by a trial cut
+    (see `trial_cuts`), and frozen where the proof fails.
 
     Args:
         model: The network; it is not changed, and its mode, hooks and random state stay as they are.
         example_input: A tensor of shape (N, C, H, W), a tuple of positional arguments or a mapping of keyword
             arguments. One image is enough.
         freeze: Names of layers, or of modules that hold them, that must not be cut.
+        prove: Whether trial cuts are made.
 
     Returns:
         The graph.
@@ -176,7 +53,8 @@ def trace(model: nn.Module, example_input: Inputs, *, freeze: Iterable[str] = ()
     Raises:
         InputError: If a name in `freeze` is no module, or the network does not run on the example.
 
-    Cost: one forward pass, and memory for one integer tensor beside every activation that lives.
+    Cost: one forward pass and memory for one integer tensor beside every activation that lives; about eight further
+        forward passes for the proof where nothing is wrong.
 
     Example:
         >>> import torch
@@ -188,117 +66,229 @@ def trace(model: nn.Module, example_input: Inputs, *, freeze: Iterable[str] = ()
     unknown = [name for name in freeze if name not in names]
     if unknown:
         raise InputError(f"--freeze: there is no module {unknown[0]!r} in the model")
-    copied = copy.deepcopy(model).eval()
-    tracer = ChannelTracer(tensor_names(copied), rule_of)
-    records: dict[str, LayerRecord] = {}
-    _run(copied, example_input, tracer, records)
-    modules = dict(copied.named_modules())
-    _tie_shared_weights(tracer, modules, records)
-    dims = {name: _parameter_dim(tracer, name, ids) for name, ids in tracer.parameters.items()}
-    for name, record in records.items():
+    _refuse(model)
+    plain = copied(model).eval()
+    inputs = moved(example_input, device_of(plain))
+    graph = _traced(plain, inputs, tuple(freeze), cautious=False)
+    failing = failing_groups(plain, graph, inputs) if prove and graph.prunable else {}
+    if failing:
+        # constants in the user's code may be what breaks: give every function all channels
+        careful = _traced(plain, inputs, tuple(freeze), cautious=True)
+        failing_there = failing_groups(plain, careful, inputs)
+        if len(failing_there) < len(failing):
+            graph, failing = careful, failing_there
+    while failing:
+        graph = without(graph, failing)
+        failing = failing_groups(plain, graph, inputs) if graph.prunable else {}
+    return graph
+
+
+def _refuse(model: nn.Module) -> None:
+    """Name what cannot be traced instead of failing somewhere inside."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "the model is a TorchScript module, whose code cannot be cut: pass the module it was made from"
+        )
+    if hasattr(model, "_orig_mod"):
+        raise InputError("the model is compiled (torch.compile): pass the module inside, model._orig_mod")
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+        if parameter.is_meta:
+            raise InputError(
+                f"the model has no values yet ({name} is on the meta device): load its weights first"
+            )
+
+
+def _traced(model: nn.Module, inputs: Inputs, freeze: tuple[str, ...], *, cautious: bool) -> FilterGraph:
+    copy = copied(model)
+    record = TraceRecord(dict(copy.named_modules()))
+    tracer = ChannelTracer(tensor_names(copy), lambda func: rule_of(func, record), cautious=cautious)
+    _run(copy, inputs, tracer, record)
+    if record.unreached:
+        _run_as_in_training(copy, inputs, tracer, record)
+    _tie_shared_weights(tracer, record)
+    for name, layer in record.layers.items():
         if any(name == frozen or name.startswith(f"{frozen}.") for frozen in freeze):
-            tracer.sets.freeze(record.out_labels, "frozen by the caller")
-    return _graph(model, modules, tracer, records, dims)
+            tracer.sets.freeze(layer.out_labels, "frozen by the caller")
+    _join_calls(tracer)
+    _settle_regions(tracer, record)
+    return _graph(model, tracer, record)
 
 
-def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, records: dict[str, LayerRecord]) -> None:
+def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceRecord) -> None:
     try:
-        with torch.no_grad(), seeded(0), modes_kept(model), labelling(tracer, model, records), tracer:
+        with (
+            torch.no_grad(),
+            seeded(0, device_of(model)),
+            modes_kept(model),
+            labelling(tracer, model, record),
+            tracer,
+        ):
             outputs = call(model, inputs)
             for tensor in tensors_in(outputs):
-                tracer.freeze(tracer.labels(tensor).ids, "produces an output of the network")
+                tracer.freeze(tracer.labels(tensor).ids, OUTPUT)
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the model does not run on an input of shape {shapes}: {first}") from error
 
 
-def _tie_shared_weights(
-    tracer: ChannelTracer, modules: Mapping[str, nn.Module], records: Mapping[str, LayerRecord]
-) -> None:
+def _run_as_in_training(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceRecord) -> None:
+    """Follow the channels into heads that run only in training; they must fit after a cut as well."""
+    record.counting = False
+    train_without_statistics(model)
+    try:
+        _run(model, inputs, tracer, record)
+    except InputError:
+        return  # what cannot run on the example is not reached
+    record.trains_more = True
+
+
+def _tie_shared_weights(tracer: ChannelTracer, record: TraceRecord) -> None:
     """Layers that share one weight are cut alike."""
     owners: dict[int, str] = {}
-    for name, module in modules.items():
+    for name, module in record.modules.items():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter):
             continue
         first = owners.setdefault(id(weight), name)
         if first == name:
             continue
-        known, other = records.get(first), records.get(name)
+        reason = f"shares its weight with {first}"
+        known, other = record.layers.get(first), record.layers.get(name)
         if known is None or other is None:
-            for record in (known, other):
-                if record is not None:
-                    tracer.sets.freeze(
-                        (*record.out_labels, *record.in_labels), f"shares its weight with {first}"
-                    )
+            for layer in (known, other):
+                if layer is not None:
+                    tracer.sets.freeze((*layer.out_labels, *layer.in_labels), reason)
             continue
         for a, b in (
             *zip(known.out_labels, other.out_labels, strict=True),
             *zip(known.in_labels, other.in_labels, strict=True),
         ):
-            tracer.sets.unite(a, b, f"shares its weight with {first}")
+            tracer.sets.unite(a, b, reason)
 
 
-def _parameter_dim(tracer: ChannelTracer, name: str, ids: Tensor) -> int | None:
-    """The dimension along which a bare parameter can be cut; its channels are frozen where there is none."""
-    roots = torch.tensor([tracer.sets.find(label) for label in ids.reshape(-1).tolist()]).reshape(ids.shape)
-    if bool((roots == ids).all()):
-        return None  # no channel of a layer meets it
+def _join_calls(tracer: ChannelTracer) -> None:
+    """Let all calls of a module meet its borders in one form; a border that differs from call to call is none."""
+    calls: dict[tuple[str, str, int], list[Crossing]] = {}
+    for crossing in tracer.crossings:
+        calls.setdefault((crossing.module, crossing.side, crossing.leaf), []).append(crossing)
+    tracer.crossings = []
+    for crossings in calls.values():
+        first, *others = crossings
+        alike = {(c.dim, tuple(tracer.sets.find(label) for label in c.labels)) for c in crossings}
+        for other in others if len(alike) == 1 else ():
+            tracer.regions.unite(first.before, other.before)
+            tracer.regions.unite(first.after, other.after)
+        if len(alike) == 1:
+            tracer.crossings.append(first)
+        else:
+            for crossing in crossings:
+                tracer.regions.unite(crossing.before, crossing.after)
+
+
+def _settle_regions(tracer: ChannelTracer, record: TraceRecord) -> None:
+    """Freeze what a layer would read cut where it must stay whole, and spare pairs of adapters."""
+    regions = tracer.regions
+    for region, labels in record.cut_regions:
+        if regions.is_wide(region):
+            tracer.sets.freeze(
+                labels, "a function that counts channels by position stands directly beside the layer"
+            )
+    cut = {regions.find(region) for region, _ in record.cut_regions}
+    borders = [(c.before, c.after) for c in tracer.crossings if _moves(tracer, c)]
+    changed = True
+    while changed:
+        changed = False
+        votes: dict[int, int] = {}
+        for before, after in borders:
+            a, b = regions.find(before), regions.find(after)
+            if a != b:
+                votes[a] = votes.get(a, 0) + (1 if regions.is_wide(b) else -1)
+                votes[b] = votes.get(b, 0) + (1 if regions.is_wide(a) else -1)
+        for region, vote in votes.items():
+            if vote > 0 and region not in cut and not regions.is_wide(region):
+                regions.widen(region)
+                changed = True
+
+
+def _moves(tracer: ChannelTracer, crossing: Crossing) -> bool:
+    """Whether any of the channels that cross may be cut."""
+    return any(label != FIXED and tracer.sets.reason(label) is None for label in crossing.labels)
+
+
+def _graph(model: nn.Module, tracer: ChannelTracer, record: TraceRecord) -> FilterGraph:
+    dims = {name: _parameter_dim(tracer, name) for name in tracer.parameters}
+    find, reason = tracer.sets.find, tracer.sets.reason
+    layers = {name: _layer(record.modules[name], layer) for name, layer in record.layers.items()}
+    family: dict[int, int] = {}
+    for name, layer in record.layers.items():
+        if layers[name].inputs:
+            _join(tracer, family, [find(label) for label in layer.out_labels])
+    roots_by_group: dict[int, list[int]] = {}
+    for root in sorted(family):
+        roots_by_group.setdefault(_top(family, root), []).append(root)
+    groups: list[Group] = []
+    owners: dict[int, tuple[str, int]] = {}
+    for roots in roots_by_group.values():
+        units = {root: unit for unit, root in enumerate(roots)}
+        members = tuple(_members(record, layers, tracer, dims, units))
+        makers = [member.layer for member in members if member.role == "producer"]
+        if not makers:
+            continue
+        name = makers[0]
+        name = name if all(group.name != name for group in groups) else f"{name} ({len(groups)})"
+        approximate = any(
+            record.layers[m.layer].approximate
+            for m in members
+            if m.layer in record.layers and m.role == "passenger"
+        )
+        groups.append(Group(name, len(roots), members, reason(roots[0]), approximate))
+        owners |= {root: (name, unit) for root, unit in units.items() if reason(root) is None}
+    groups.sort(key=lambda group: group.frozen is not None)
+    adapters = tuple(_adapters(tracer, owners))
+    return FilterGraph(
+        layers, tuple(groups), _chain(model), _frozen_layers(tracer, record), adapters, record.trains_more
+    )
+
+
+def _adapters(tracer: ChannelTracer, owners: Mapping[int, tuple[str, int]]) -> Iterator[Adapter]:
+    for border in tracer.crossings:
+        before, after = tracer.regions.is_wide(border.before), tracer.regions.is_wide(border.after)
+        owned = tuple(owners.get(tracer.sets.find(label)) for label in border.labels)
+        if before != after and any(owner is not None for owner in owned):
+            form: Form = "pick" if before else "restore"
+            yield Adapter(border.module, border.side, border.leaf, border.dim, form, owned)
+
+
+def _parameter_dim(tracer: ChannelTracer, name: str) -> int | None:
+    """The dimension along which a bare parameter is cut; its channels are frozen where there is none."""
+    known = tracer.parameters[name]
+    assert known.ids is not None
+    assert known.region is not None
+    ids = known.ids
+    roots = torch.tensor([tracer.sets.find(label) for label in ids.flatten().tolist()]).reshape(ids.shape)
+    if bool((roots == ids).all()) or tracer.regions.is_wide(known.region):
+        return None  # no channel of a layer meets it, or it meets all of them
     for dim in range(ids.dim()):
         flat = roots.movedim(dim, 0).reshape(ids.shape[dim], -1)
         if bool((flat == flat[:, :1]).all()):
             return dim
-    tracer.sets.freeze(ids.reshape(-1).tolist(), f"the parameter {name} cannot be cut along one dimension")
+    tracer.sets.freeze(ids.flatten().tolist(), f"the parameter {name} cannot be cut along one dimension")
     return None
 
 
-def _graph(
-    model: nn.Module,
-    modules: Mapping[str, nn.Module],
-    tracer: ChannelTracer,
-    records: Mapping[str, LayerRecord],
-    dims: Mapping[str, int | None],
-) -> FilterGraph:
-    find, reason = tracer.sets.find, tracer.sets.reason
-    layers = {name: _layer(modules[name], record) for name, record in records.items()}
-    producers = {name: record for name, record in records.items() if layers[name].inputs}
-    family: dict[int, int] = {}
-    for record in producers.values():
-        _join(
-            family, [find(label) for label in record.out_labels], frozen=lambda root: reason(root) is not None
-        )
-    roots_by_group: dict[int, list[int]] = {}
-    for root in sorted(family):
-        roots_by_group.setdefault(_top(family, root), []).append(root)
-    groups = []
-    for roots in roots_by_group.values():
-        units = {root: unit for unit, root in enumerate(roots)}
-        members = tuple(_members(records, layers, tracer, dims, units))
-        if not any(member.role == "producer" for member in members):
-            continue
-        name = next(member.layer for member in members if member.role == "producer")
-        approximate = any(
-            records[m.layer].approximate for m in members if m.layer in records and m.role == "passenger"
-        )
-        groups.append(Group(name, len(roots), members, reason(roots[0]), approximate))
-    groups.sort(key=lambda group: group.frozen is not None)
-    return FilterGraph(layers, tuple(groups), _chain(model), _frozen_layers(modules, tracer, records))
-
-
-def _frozen_layers(
-    modules: Mapping[str, nn.Module], tracer: ChannelTracer, records: Mapping[str, LayerRecord]
-) -> dict[str, str]:
+def _frozen_layers(tracer: ChannelTracer, record: TraceRecord) -> dict[str, str]:
     frozen: dict[str, str] = {}
-    for name, module in modules.items():
+    for name, module in record.modules.items():
         if not isinstance(module, MIXING):
             continue
-        if name not in records:
+        if name not in record.layers:
             frozen[name] = "not reached by the example input"
             continue
-        reasons = [why for why in map(tracer.sets.reason, records[name].out_labels) if why is not None]
+        labels = record.layers[name].out_labels
+        reasons = [why for why in map(tracer.sets.reason, labels) if why is not None]
         if reasons:
-            whole = len(reasons) == len(records[name].out_labels)
+            whole = len(reasons) == len(labels)
             frozen[name] = reasons[0] if whole else f"{len(reasons)} of its filters: {reasons[0]}"
     return frozen
 
@@ -309,9 +299,11 @@ def _top(family: dict[int, int], root: int) -> int:
     return root
 
 
-def _join(family: dict[int, int], roots: list[int], *, frozen: Any) -> None:
+def _join(tracer: ChannelTracer, family: dict[int, int], roots: list[int]) -> None:
     """Put the units of one producer into one group, its frozen ones into another."""
-    for part in ([r for r in roots if not frozen(r)], [r for r in roots if frozen(r)]):
+    free = [root for root in roots if tracer.sets.reason(root) is None]
+    kept = [root for root in roots if tracer.sets.reason(root) is not None]
+    for part in (free, kept):
         for root in part:
             family.setdefault(root, root)
             a, b = _top(family, part[0]), _top(family, root)
@@ -333,42 +325,40 @@ def _layer(module: nn.Module, record: LayerRecord) -> Layer:
 
 
 def _members(
-    records: Mapping[str, LayerRecord],
+    record: TraceRecord,
     layers: Mapping[str, Layer],
     tracer: ChannelTracer,
     dims: Mapping[str, int | None],
     units: Mapping[int, int],
 ) -> Iterator[Member]:
-    for name, record in records.items():
+    def owned(labels: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        found = [
+            (place, units[root])
+            for place, label in enumerate(labels)
+            if label != FIXED and (root := tracer.sets.find(label)) in units
+        ]
+        return tuple(place for place, _ in found), tuple(unit for _, unit in found)
+
+    for name, known in record.layers.items():
         layer = layers[name]
+        if known.region is not None and tracer.regions.is_wide(known.region) and not layer.inputs:
+            continue  # it carries all channels
         depthwise = layer.grouping == "blocks" and layer.inputs == layer.groups
-        for axis, labels in (("in", record.in_labels), ("out", record.out_labels)):
-            found = [
-                (p, units[root])
-                for p, label in enumerate(labels)
-                if label != FIXED and (root := tracer.sets.find(label)) in units
-            ]
-            if found:
-                role: Role = (
-                    "passenger"
-                    if depthwise or not layer.inputs
-                    else "consumer"
-                    if axis == "in"
-                    else "producer"
-                )
-                positions, owners = zip(*found, strict=True)
+        for axis, labels in (("in", known.in_labels), ("out", known.out_labels)):
+            positions, of_units = owned(labels)
+            if positions:
+                mixes: Role = "consumer" if axis == "in" else "producer"
+                role: Role = "passenger" if depthwise or not layer.inputs else mixes
                 yield Member(
-                    name, role, "in" if axis == "in" else "out", None, len(labels), positions, owners
+                    name, role, "in" if axis == "in" else "out", None, len(labels), positions, of_units
                 )
     for name, dim in dims.items():
-        if dim is not None:
-            flat = tracer.parameters[name].movedim(dim, 0).flatten(1)[:, 0].tolist()
-            found = [
-                (p, units[root]) for p, label in enumerate(flat) if (root := tracer.sets.find(label)) in units
-            ]
-            if found:
-                positions, owners = zip(*found, strict=True)
-                yield Member(name, "passenger", "out", dim, len(flat), positions, owners)
+        ids = tracer.parameters[name].ids
+        if dim is not None and isinstance(ids, Tensor):
+            labels = ids.movedim(dim, 0).flatten(1)[:, 0].tolist()
+            positions, of_units = owned(labels)
+            if positions:
+                yield Member(name, "passenger", "out", dim, len(labels), positions, of_units)
 
 
 def _chain(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -42,16 +43,15 @@ def moments_of(rows: Tensor) -> Moments:
     """Moments of a batch of rows.
 
     Args:
-        rows: Shape (..., n, p). Centred first, so that float32 loses nothing where the mean is large.
+        rows: Shape (..., n, p). Centred before they are multiplied: raw sums lose everything where mean >> deviation.
 
     Returns:
         Moments over n.
     """
-    mean = rows.mean(dim=-2, keepdim=True, dtype=torch.float64)
-    centred = rows - mean.to(rows.dtype)
-    residue = centred.sum(dim=-2, dtype=torch.float64).unsqueeze(-1) / rows.shape[-2]
-    scatter = (centred.mT @ centred).double() - rows.shape[-2] * (residue @ residue.mT)
-    return Moments(rows.shape[-2], mean.to(rows.dtype).double().squeeze(-2) + residue.squeeze(-1), scatter)
+    rows = rows.double()
+    mean = rows.mean(dim=-2, keepdim=True)
+    centred = rows - mean
+    return Moments(rows.shape[-2], mean.squeeze(-2), centred.mT @ centred)
 
 
 def merge(a: Moments | None, b: Moments) -> Moments:
@@ -131,11 +131,13 @@ def observe(model: nn.Module, graph: FilterGraph, calibration: Iterable[Any]) ->
     device, images = device_of(model), 0
     with torch.no_grad(), modes_kept(model), collector.hooked():
         model.eval()
-        for number, batch in enumerate(track(calibration, "observe"), start=1):
+        for batch in track(calibration, "observe"):
             inputs = moved(inputs_of(batch), device)
-            call(model, inputs)
-            collector.end_batch(number)
-            images += tensors_in(inputs)[0].shape[0]
+            size = tensors_in(inputs)[0].shape[0]
+            if size:  # statistics of an empty batch are NaN
+                call(model, inputs)
+                collector.end_batch()
+            images += size
     if images == 0:
         raise InputError("calibration: there are no images")
     return collector.result(images)
@@ -154,6 +156,7 @@ class _Collector:
             for member in group.of_role("consumer")
         }
         self.consumers = {layer for layer, _ in self.reads}
+        self.batch = 1
         self.squares: dict[str, Tensor] = {}
         self.features: dict[str, FeatureMoments] = {}
         self.patches: dict[tuple[str, str], Moments] = {}
@@ -177,6 +180,8 @@ class _Collector:
                 handle.remove()
 
     def see(self, name: str, module: nn.Module, source: Tensor, out: Tensor) -> None:
+        if not bool(out.isfinite().all()):
+            raise InputError(f"calibration: the output of {name} is NaN or infinite in batch {self.batch}")
         if self.graph.layers[name].kind == "conv":
             squares = out.detach().double().pow(2).flatten(2).sum(dim=2).cpu()
             self.squares[name] = self.squares[name] + squares if name in self.squares else squares
@@ -186,17 +191,14 @@ class _Collector:
         rows = out.movedim(channel, -1).reshape(-1, out.shape[channel], 1).transpose(0, 1)
         self.outputs[name] = merge(self.outputs.get(name), moments_of(rows.cpu()))
         tables = {key: table for key, table in self.reads.items() if key[0] == name}
-        for patches in _patch_chunks(module, source):
+        for patches in _patch_chunks(module, source, out.shape[2:]):
             empty = patches.new_zeros(len(patches), 1, patches.shape[2])
             padded = torch.cat((patches, empty), dim=1)
             for key, table in tables.items():
                 picked = padded[:, table.to(padded.device)].flatten(2).transpose(0, 1)
                 self.patches[key] = merge(self.patches.get(key), moments_of(picked.cpu()))
 
-    def end_batch(self, number: int) -> None:
-        for name, squares in self.squares.items():
-            if not bool(squares.isfinite().all()):
-                raise InputError(f"calibration: the output of {name} is NaN or infinite in batch {number}")
+    def end_batch(self) -> None:
         for name in self.squares:
             parents = [
                 p
@@ -208,6 +210,7 @@ class _Collector:
             joint = merge(before.moments if before else None, moments_of(rows))
             self.features[name] = FeatureMoments((*parents, name), joint)
         self.squares.clear()
+        self.batch += 1
 
     def result(self, images: int) -> FilterMoments:
         outputs = {name: moments.covariance.flatten() for name, moments in self.outputs.items()}
@@ -235,36 +238,44 @@ def _flat_weight(module: nn.Module) -> Tensor:
     return weight.reshape(weight.shape[0], weight.shape[1], -1)
 
 
-def _patch_chunks(module: nn.Module, source: Tensor) -> Iterator[Tensor]:
-    """What the layer multiplies its weight with, in chunks of shape (rows, channels, kernel elements)."""
+def _patch_chunks(module: nn.Module, source: Tensor, extent: torch.Size) -> Iterator[Tensor]:
+    """What the layer multiplies its weight with, in chunks of shape (rows, channels, kernel elements).
+
+    The rows are the images' output positions, `extent` of them along each axis.
+    """
     if isinstance(module, nn.Linear):
         yield source.reshape(-1, source.shape[-1], 1)
         return
-    if getattr(module, "transposed", False):
-        # every input pixel is spread by all taps; overlaps of neighbouring pixels are left out of the covariance
-        taps = int(torch.tensor(module.kernel_size).prod())  # type: ignore[arg-type]
-        yield source.flatten(2).transpose(1, 2).reshape(-1, source.shape[1], 1).expand(-1, -1, taps)
-        return
-    kernel, stride, dilation = (getattr(module, key) for key in ("kernel_size", "stride", "dilation"))
-    elements = int(torch.tensor(kernel).prod())
-    size = max(1, PATCH_BYTES // max(1, source[0].numel() * elements * source.element_size()))
+    pixels = max(prod(source.shape[2:]), prod(extent)) * prod(module.kernel_size)  # type: ignore[arg-type]
+    size = max(1, PATCH_BYTES // max(1, source.shape[1] * pixels * source.element_size()))
     for images in source.split(size):
-        yield _patches(module, images, kernel, stride, dilation)
+        yield _patches(module, images, extent)
 
 
-def _patches(
-    module: nn.Module,
-    images: Tensor,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Tensor:
-    mode = str(module.padding_mode)
-    padding: Any = module._reversed_padding_repeated_twice
-    padded = F.pad(images, padding, mode="constant" if mode == "zeros" else mode)
+def _patches(module: Any, images: Tensor, extent: torch.Size) -> Tensor:
+    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    rank = len(kernel)
+    if module.transposed:
+        padded, stride = _spread(module, images, extent), (1,) * rank
+    else:
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        padded = F.pad(images, module._reversed_padding_repeated_twice, mode=mode)
     for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
         padded = padded.unfold(2 + axis, (k - 1) * d + 1, s)[..., ::d]
-    rank = len(kernel)
+    if module.transposed:
+        padded = padded.flip(tuple(range(2 + rank, 2 + 2 * rank)))
     order = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
-    moved_patches = padded.permute(*order)
-    return moved_patches.reshape(-1, images.shape[1], int(torch.tensor(kernel).prod()))
+    return padded.permute(*order).reshape(-1, images.shape[1], prod(kernel))
+
+
+def _spread(module: Any, images: Tensor, extent: torch.Size) -> Tensor:
+    """Images with zeros between their pixels: over them a transposed convolution is one of stride 1, taps reversed."""
+    sizes = [(n - 1) * s + 1 for n, s in zip(images.shape[2:], module.stride, strict=True)]
+    spread = images.new_zeros(*images.shape[:2], *sizes)
+    steps = [slice(None, None, s) for s in module.stride]
+    spread[(slice(None), slice(None), *steps)] = images
+    margins = []
+    for n, e, k, d, p in zip(sizes, extent, module.kernel_size, module.dilation, module.padding, strict=True):
+        reach = (k - 1) * d
+        margins.append((reach - p, e + p - n))
+    return F.pad(spread, [amount for pair in reversed(margins) for amount in pair])

@@ -1,6 +1,5 @@
 """Short training of a cut network: SGD with a one-cycle schedule, distillation, and masks that hold."""
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import OneCycleLR
 
-from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.batches import call, copied, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
 from causal_prune.errors import CausalPruneError, InputError
 from causal_prune.progress import track
 
@@ -82,7 +81,7 @@ def fine_tune(
         True
     """
     _check_options(epochs, lr, momentum, weight_decay, temperature, distill_weight)
-    tuned = copy.deepcopy(model)
+    tuned = copied(model)
     if epochs == 0:
         return tuned
     tuned.to(device)
@@ -178,7 +177,7 @@ def _check_options(
 
 def _teacher_on(teacher: nn.Module | None, device: str | torch.device) -> nn.Module | None:
     # A copy, because the caller's teacher may be on another device and in train mode.
-    return None if teacher is None else copy.deepcopy(teacher).to(device).eval()
+    return None if teacher is None else copied(teacher).to(device).eval()
 
 
 def _length(train: Iterable[Any]) -> int:

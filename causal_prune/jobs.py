@@ -1,6 +1,6 @@
 """What the commands do once their options are read: settings in, values and tables out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from torch import nn
 
 from causal_prune.arms import loader
 from causal_prune.batches import seeded
+from causal_prune.comparison import layer_entries
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
@@ -18,11 +19,13 @@ from causal_prune.importance import METHODS, score
 from causal_prune.importance.scores import Parents
 from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.pipeline import Compressed, Data, compress
-from causal_prune.pruning_plan import alignment, plan
+from causal_prune.pruning_plan import Target, alignment, plan
 from causal_prune.report.bundle import check_out
+from causal_prune.report.report import Layer
 from causal_prune.settings import RunSettings
 from causal_prune.small_cnn import small_resnet
 from causal_prune.sources import check_fits, load_data, load_model, load_weights
+from causal_prune.sources.factories import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,14 +91,14 @@ def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
     )
 
 
-def dry_run_lines(settings: RunSettings) -> Iterator[str]:
-    """Plan, and describe what would be cut, without writing anything.
+def dry_run_job(settings: RunSettings) -> tuple[Target, list[Layer]]:
+    """Plan without cutting or writing anything.
 
     Args:
         settings: The options.
 
-    Yields:
-        One line per layer that would be cut, then the target.
+    Returns:
+        The target, and the widths before and after of every layer.
 
     Raises:
         CausalPruneError: As `run_job`.
@@ -109,11 +112,25 @@ def dry_run_lines(settings: RunSettings) -> Iterator[str]:
     moments = observe(model, graph, loader(data.calibration))
     scores = score(graph, moments, method=settings.importance, parents=_parents(settings), seed=settings.seed)
     planned = plan(graph, scores, align=alignment(settings.align), **{kind: share})
-    for name, cut in planned.layers.items():
-        if graph.layers[name].inputs and cut.keep_filters is not None:
-            yield f"{name}: {cut.filters} -> {len(cut.keep_filters)} filters"
-    target = planned.target
-    yield f"{kind}: requested {target.requested:.3f}, planned {target.achieved:.3f}; nothing was written"
+    return planned.target, layer_entries(graph, planned)
+
+
+def dry_run_lines(target: Target, layers: Iterable[Layer]) -> Iterator[str]:
+    """Describe what would be cut.
+
+    Args:
+        target: What was asked and planned.
+        layers: The widths.
+
+    Yields:
+        One line per layer that would be cut, then the target.
+    """
+    for layer in layers:
+        if layer.filters_after < layer.filters_before:
+            yield f"{layer.name}: {layer.filters_before} -> {layer.filters_after} filters"
+    yield (
+        f"{target.kind}: requested {target.requested:.3f}, planned {target.achieved:.3f}; nothing was written"
+    )
 
 
 def inspect_job(settings: RunSettings) -> FilterGraph:
@@ -240,6 +257,16 @@ def _check_method(settings: RunSettings) -> None:
         raise InputError(f"--importance: {settings.importance!r} is not one of {', '.join(METHODS)}")
 
 
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as cause:  # an assertion is how torch says that it was built without CUDA
+        raise InputError(f"--device: {device} cannot be used on this machine: {one_line(cause)}") from cause
+
+
 def _parents(settings: RunSettings) -> Parents | None:
     if settings.parents is None and settings.mode == "zero":
         return "chain"
@@ -259,10 +286,11 @@ def _example(data: Data) -> torch.Tensor:
 
 def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
     """The trained network and its data, checked against each other."""
+    _check_device(settings.device)
     if settings.model is not None:
-        model = load_model(
-            settings.model, settings.model_arg
-        )  # a name that is wrong costs no reading of images
+        # before the data: a name that is wrong costs no reading of images
+        with seeded(settings.seed):
+            model = load_model(settings.model, settings.model_arg)
         if settings.weights is not None:
             load_weights(model, settings.weights)
     data = load_data(

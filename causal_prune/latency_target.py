@@ -8,13 +8,13 @@ from torch import nn
 
 from causal_prune.batches import Inputs
 from causal_prune.channel_removal import remove
-from causal_prune.errors import InputError, TargetError
+from causal_prune.errors import TargetError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
 from causal_prune.measure.latency import measure_latency
 from causal_prune.onnx_export import export_onnx
 from causal_prune.progress import track
-from causal_prune.pruning_plan import PruningPlan, Target, plan
+from causal_prune.pruning_plan import PruningPlan, Target, check_prunable, checked_target, plan
 
 STEPS = 7
 
@@ -47,12 +47,12 @@ def plan_latency(
 
     Raises:
         InputError: If the target is outside (0, 1).
-        TargetError: If no candidate is fast enough; the fastest is named.
+        TargetError: If nothing can be pruned, or no candidate is fast enough; the fastest is named.
 
     Cost: eight exports, and about two seconds of timing for each candidate.
     """
-    if not 0 < keep_latency < 1:
-        raise InputError(f"keep_latency: {keep_latency} is not between 0 and 1")
+    checked_target({"keep_latency": keep_latency})
+    check_prunable(graph)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         export_onnx(model, folder / "dense.onnx", example)
@@ -92,4 +92,4 @@ def _bisect(
         )
     share, chosen = best
     target = Target("keep_latency", keep_latency, share)
-    return PruningPlan(target, chosen.kept_units, chosen.layers, chosen.parameters)
+    return PruningPlan(target, chosen.kept_units, chosen.cuts)

@@ -1,18 +1,25 @@
 """What layers do with channel labels: those that mix read them and hand out new ones, the others carry them on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import _disable_current_modes
 
 from causal_prune.channel_labels import FIXED, Labels, compact, varying_dims
-from causal_prune.channel_tracer import ChannelTracer
+from causal_prune.channel_tracer import ChannelTracer, Operation, tensors
 
-Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Convolution = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 InstanceNorm = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 MIXING = (*Convolution, nn.Linear)
@@ -29,27 +36,52 @@ class LayerRecord:
 
     Attributes:
         kind: What the layer is.
+        region: Region of the tensors that the layer carries channels in; None for layers that mix.
         grouping: "dense" for one group; else how its groups may be cut.
         out_labels: Label of every filter, or of every channel that a normalisation carries.
         in_labels: Label of every input channel that the layer mixes; empty for layers that mix nothing.
         parents: Layers whose outputs reach it without passing another one.
         macs: Multiply-accumulates for one image, over all calls.
-        calls: How often the layer ran.
         approximate: Whether a cut changes the layer's statistics over channels.
     """
 
     kind: Kind
+    region: int | None = None
     grouping: Grouping = "dense"
     out_labels: list[int] = field(default_factory=list)
     in_labels: list[int] = field(default_factory=list)
     parents: set[str] = field(default_factory=set)
     macs: int = 0
-    calls: int = 0
     approximate: bool = False
 
 
-def follows_standard_forward(module: nn.Module) -> bool:
-    """Whether a module is a known layer that computes what its type says.
+@dataclass
+class TraceRecord:
+    """What all layers of a network did during the trace.
+
+    Attributes:
+        modules: The network's modules by name.
+        layers: Records by layer name, in order of execution.
+        cut_regions: Regions whose tensors a layer reads or writes cut, with the labels that it reads or writes.
+        counting: Whether multiply-accumulates and parents are taken down.
+        trains_more: Whether the network was run as in training as well.
+    """
+
+    modules: Mapping[str, nn.Module]
+    layers: dict[str, LayerRecord] = field(default_factory=dict)
+    cut_regions: list[tuple[int, list[int]]] = field(default_factory=list)
+    counting: bool = True
+    trains_more: bool = False
+
+    @property
+    def unreached(self) -> list[str]:
+        """Layers that have not run."""
+        known = (*MIXING, *CARRYING)
+        return [n for n, module in self.modules.items() if isinstance(module, known) and n not in self.layers]
+
+
+def computes_what_its_type_says(module: nn.Module) -> bool:
+    """Whether a module is a known layer.
 
     Args:
         module: Any module.
@@ -57,52 +89,72 @@ def follows_standard_forward(module: nn.Module) -> bool:
     Returns:
         False for other modules, and for subclasses with a forward of their own.
     """
-    for known in (*MIXING, *CARRYING):
-        if isinstance(module, known):
-            return type(module).forward is known.forward and not _computed_weight(module)
-    return False
-
-
-def _computed_weight(module: nn.Module) -> bool:
-    return parametrize.is_parametrized(module) or not isinstance(
-        getattr(module, "weight", None), (nn.Parameter, type(None))
+    return any(
+        isinstance(module, known) and type(module).forward is known.forward for known in (*MIXING, *CARRYING)
     )
 
 
 @contextmanager
-def labelling(tracer: ChannelTracer, model: nn.Module, records: dict[str, LayerRecord]) -> Iterator[None]:
-    """Record every layer of `model` that runs inside the block.
+def labelling(tracer: ChannelTracer, model: nn.Module, record: TraceRecord) -> Iterator[None]:
+    """Record every layer of `model` that runs inside the block, and every border that channels cross.
 
     Args:
         tracer: Where labels are kept.
         model: The network.
-        records: Filled by layer name, in order of execution.
+        record: Filled.
 
     Yields:
         Nothing; the hooks are gone at the end of the block.
     """
-    handles = []
+    outside: list[list[tuple[Tensor, Labels]]] = []
 
-    def enter(module: nn.Module, name: str) -> None:
+    def enter(module: nn.Module, name: str, arguments: Any) -> None:
         tracer.stack.append(name)
-        tracer.inside_layer += follows_standard_forward(module)
+        tracer.inside_layer += computes_what_its_type_says(module)
+        leaves = _tensor_leaves(arguments)
+        outside.append([(tensor, tracer.labels(tensor)) for _, tensor in leaves])
+        for leaf, tensor in leaves:
+            tracer.cross("in", name, leaf, tensor)
 
-    def leave(module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        if follows_standard_forward(module):
+    def leave(module: nn.Module, name: str, source: Tensor | None, out: Any) -> None:
+        if computes_what_its_type_says(module):
             tracer.inside_layer -= 1
-            source = args[0] if args else kwargs["input"]
-            with torch.utils._python_dispatch._disable_current_modes():
-                record_layer(tracer, records, name, module, source, out)
+            if source is not None:
+                record_layer(tracer, record, name, module, source, out)
+        results = [(leaf, tensor, tracer.labels(tensor)) for leaf, tensor in _tensor_leaves(out)]
+        for tensor, known in outside.pop():
+            tracer.note(tensor, known)
+        for leaf, tensor, known in results:
+            tracer.note(tensor, known)
+            tracer.cross("out", name, leaf, tensor)
         tracer.stack.pop()
 
+    with _hooks(model, enter, leave):
+        yield
+
+
+@contextmanager
+def _hooks(model: nn.Module, enter: Any, leave: Any) -> Iterator[None]:
+    def before(module: nn.Module, args: Any, kwargs: Any, *, name: str) -> None:
+        with _disable_current_modes():
+            enter(module, name, (args, kwargs))
+
+    def after(module: nn.Module, args: Any, kwargs: Any, out: Any, *, name: str) -> None:
+        found = tensors((args, kwargs))
+        with _disable_current_modes():
+            leave(module, name, found[0] if found else None, out)
+
+    handles = []
     try:
         for name, module in model.named_modules():
             handles.append(
-                module.register_forward_pre_hook(lambda m, _, name=name: enter(m, name), prepend=True)
+                module.register_forward_pre_hook(
+                    lambda m, a, k, name=name: before(m, a, k, name=name), prepend=True, with_kwargs=True
+                )
             )
             handles.append(
                 module.register_forward_hook(
-                    lambda m, a, k, out, name=name: leave(m, name, a, k, out), with_kwargs=True
+                    lambda m, a, k, out, name=name: after(m, a, k, out, name=name), with_kwargs=True
                 )
             )
         yield
@@ -111,19 +163,42 @@ def labelling(tracer: ChannelTracer, model: nn.Module, records: dict[str, LayerR
             handle.remove()
 
 
+def _tensor_leaves(tree: Any) -> list[tuple[int, Tensor]]:
+    leaves = torch.utils._pytree.tree_leaves(tree)
+    return [(position, leaf) for position, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+
+def record_operation(op: Operation, record: TraceRecord) -> bool:
+    """Record a layer that is called as a function by its own module: a subclass with a forward of its own.
+
+    Args:
+        op: A convolution or normalisation operation.
+        record: Filled.
+
+    Returns:
+        Whether the running module is a known kind of layer and the operation uses its own weight.
+    """
+    name = op.tracer.stack[-1] if op.tracer.stack else ""
+    module = record.modules.get(name)
+    if not isinstance(module, (*MIXING, *CARRYING)):
+        return False
+    weight = getattr(module, "weight", None)
+    if weight is None or not any(tensor is weight for tensor in op.inputs):
+        return False
+    record_layer(op.tracer, record, name, module, op.args[0], tensors(op.out)[0])
+    for extra in tensors(op.out)[1:]:
+        op.tracer.note(extra, Labels())
+    return True
+
+
 def record_layer(
-    tracer: ChannelTracer,
-    records: dict[str, LayerRecord],
-    name: str,
-    module: nn.Module,
-    source: Tensor,
-    out: Tensor,
+    tracer: ChannelTracer, record: TraceRecord, name: str, module: nn.Module, source: Tensor, out: Tensor
 ) -> None:
     """Read the labels at a layer's input, write those of its output.
 
     Args:
         tracer: Where labels are kept.
-        records: The records so far; a second call of the same layer ties its inputs to those of the first.
+        record: The record so far; a second call of the same layer ties its inputs to those of the first.
         name: Name of the layer.
         module: The layer.
         source: Its input.
@@ -131,65 +206,81 @@ def record_layer(
     """
     known = tracer.labels(source)
     if isinstance(module, MIXING):
-        _record_mixing(tracer, records, name, module, source, out)
+        _record_mixing(tracer, record, name, module, source, out)
         return
-    channel = source.dim() - 1 if isinstance(module, nn.LayerNorm) else 1
-    shared = isinstance(module, nn.PReLU) and module.num_parameters == 1
-    if known.ids is not None and not shared:
-        labels = _channels(tracer, known.ids, channel)
-        record = records.setdefault(name, LayerRecord("prelu" if isinstance(module, nn.PReLU) else "norm"))
-        record.calls += 1
-        _tie(tracer, record.out_labels, labels, name)
-        record.out_labels = record.out_labels or labels
-        record.approximate = isinstance(module, (nn.LayerNorm, nn.GroupNorm))
-        if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
-            tracer.freeze(known.ids, "normalised together with space")
-        if isinstance(module, nn.GroupNorm):
-            record.grouping = _couple_blocks(tracer, labels, None, module.num_groups)
-    tracer.note(out, Labels(known.ids, known.parents))
+    per_channel = not (isinstance(module, nn.PReLU) and module.num_parameters == 1)
+    if known.ids is not None and per_channel:
+        _record_carrying(tracer, record, name, module, known)
+    tracer.note(out, known)
+
+
+def _record_carrying(
+    tracer: ChannelTracer, record: TraceRecord, name: str, module: nn.Module, known: Labels
+) -> None:
+    assert known.ids is not None
+    normalised = len(module.normalized_shape) if isinstance(module, nn.LayerNorm) else 0
+    channel = known.ids.dim() - 1 if normalised else 1
+    if normalised > 1:
+        tracer.freeze(known.ids, "normalised together with space")
+    labels = _channels(tracer, known.ids, channel)
+    first = name not in record.layers
+    layer = record.layers.setdefault(name, LayerRecord("prelu" if isinstance(module, nn.PReLU) else "norm"))
+    if layer.region is not None and known.region is not None:
+        tracer.regions.unite(layer.region, known.region)
+    layer.region = known.region
+    _tie(tracer, layer.out_labels, labels, name)
+    if first:
+        layer.out_labels = labels
+        layer.approximate = isinstance(module, nn.LayerNorm | nn.GroupNorm)
+        if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+            layer.grouping = _couple_blocks(tracer, labels, None, module.num_groups)
 
 
 def _record_mixing(
-    tracer: ChannelTracer,
-    records: dict[str, LayerRecord],
-    name: str,
-    module: nn.Module,
-    source: Tensor,
-    out: Tensor,
+    tracer: ChannelTracer, record: TraceRecord, name: str, module: nn.Module, source: Tensor, out: Tensor
 ) -> None:
     linear = isinstance(module, nn.Linear)
     channel = source.dim() - 1 if linear else source.dim() - 1 - len(module.kernel_size)  # type: ignore[arg-type]
     known = tracer.labels(source)
     read = _channels(tracer, known.ids, channel) if known.ids is not None else [FIXED] * source.shape[channel]
-    record = records.setdefault(name, LayerRecord("linear" if linear else "conv"))
-    record.calls += 1
-    record.parents |= known.parents
+    first = name not in record.layers
+    layer = record.layers.setdefault(name, LayerRecord("linear" if linear else "conv"))
     weight = module.weight
     assert isinstance(weight, Tensor)
     images = 1 if channel == 0 else source.shape[0]
     # every weight is used once for each output position, of a transposed convolution for each input position
     positions = source if getattr(module, "transposed", False) else out
-    record.macs += positions.numel() // positions.shape[channel] // max(images, 1) * weight.numel()
-    _tie(tracer, record.in_labels, read, name)
-    if not record.out_labels:
-        record.in_labels = read
-        record.out_labels = tracer.sets.fresh(out.shape[channel]).tolist()
-        groups = 1 if linear else module.groups
-        if groups > 1:  # type: ignore[operator]
-            record.grouping = _couple_blocks(tracer, read, record.out_labels, groups)  # type: ignore[arg-type]
+    if record.counting:
+        layer.parents |= known.parents
+        layer.macs += positions.numel() // positions.shape[channel] // max(images, 1) * weight.numel()
+    _tie(tracer, layer.in_labels, read, name)
+    if first:
+        layer.in_labels = read
+        layer.out_labels = tracer.sets.fresh(out.shape[channel]).tolist()
+        groups = 1 if linear else int(module.groups)  # type: ignore[arg-type]
+        if groups > 1:
+            layer.grouping = _couple_blocks(tracer, read, layer.out_labels, groups)
+    if known.region is not None:
+        record.cut_regions.append((known.region, layer.in_labels))
     shape = [1] * out.dim()
     shape[channel] = -1
-    ids = torch.tensor(record.out_labels).reshape(shape).expand(out.shape)
-    tracer.note(out, Labels(ids, frozenset((name,))))
+    region = tracer.regions.fresh()
+    record.cut_regions.append((region, layer.out_labels))
+    ids = torch.tensor(layer.out_labels).reshape(shape).expand(out.shape)
+    tracer.note(out, Labels(ids, frozenset((name,)), region))
 
 
 def _channels(tracer: ChannelTracer, ids: Tensor, channel: int) -> list[int]:
-    """Labels along the channel dimension; frozen where they change along another dimension as well."""
+    """Labels along the channel dimension; what shares a channel, for example after a pixel shuffle, is united."""
+    along = ids.movedim(channel, 0)
+    rows = compact(along).flatten(1).expand(along.shape[0], -1)
     if set(varying_dims(ids)) - {channel}:
-        tracer.freeze(ids, "channels lie in a dimension that the layer does not read as channels")
-        return [FIXED] * ids.shape[channel]
-    values = compact(ids).reshape(-1)
-    return list(values.expand(ids.shape[channel]).tolist())
+        for row in rows.tolist():
+            for other in set(row[1:]) - {row[0]}:
+                tracer.sets.unite(
+                    row[0], other, f"shares a channel with others that cannot be removed{tracer.where()}"
+                )
+    return list(rows[:, 0].tolist())
 
 
 def _tie(tracer: ChannelTracer, first: list[int], second: list[int], name: str) -> None:
@@ -221,5 +312,6 @@ def _couple_blocks(
     for labels in (read, written or []):
         size = len(labels) // groups
         for position, label in enumerate(labels):
-            tracer.sets.unite(labels[position % size], label, reason)
+            if position >= size:
+                tracer.sets.unite(labels[position % size], label, reason)
     return "positions"

@@ -1,11 +1,15 @@
-"""What operations between layers do with channel labels: one rule for each kind of operation."""
+"""What operations between layers do with channel labels: one rule for each kind of operation.
 
-from collections.abc import Iterable, Mapping, Sequence
+A rule gives labels to what the operation returns. It returns True where the operation counts channels by position
+(a slice, a shuffle, zero-padding of channels): such a function needs all channels in their places, and what is cut is
+put back in front of it and picked out again behind it.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from causal_prune.channel_labels import (
     FIXED,
@@ -15,219 +19,130 @@ from causal_prune.channel_labels import (
     meeting_pairs,
     varying_dims,
 )
-from causal_prune.channel_tracer import ChannelTracer, Rule
+from causal_prune.channel_tracer import Operation, Rule, tensors
+from causal_prune.layer_rules import TraceRecord, record_operation
 
-_IDENTITY = {"clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "dropout", "native_dropout"}
-_WHOLE = {"permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack"}
-_ALONG_DIM = {
-    "select",
-    "slice",
-    "split",
-    "split_with_sizes",
-    "split_with_sizes_copy",
-    "unbind",
-    "index_select",
-    "narrow",
-    "unfold",
-}
-_REARRANGE = {"flip", "roll", "repeat", "pixel_shuffle", "pixel_unshuffle", "index", "gather", "as_strided"}
-_VIEW = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
-_REDUCE = {
-    "mean",
-    "sum",
-    "amax",
-    "amin",
-    "max",
-    "min",
-    "var",
-    "std",
-    "prod",
-    "logsumexp",
-    "argmax",
-    "argmin",
-    "linalg_vector_norm",
-    "norm",
-    "any",
-    "all",
-    "var_mean",
-    "std_mean",
-    "median",
-}
-_ALONG = {"_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "_safe_softmax"}
-_SPATIAL = {
-    "max_pool2d_with_indices",
-    "max_pool3d_with_indices",
-    "max_pool1d_with_indices",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
-    "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool3d",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool2d",
-    "adaptive_max_pool3d",
-    "upsample_nearest1d",
-    "upsample_nearest2d",
-    "upsample_nearest3d",
-    "_upsample_nearest_exact1d",
-    "_upsample_nearest_exact2d",
-    "upsample_bilinear2d",
-    "upsample_linear1d",
-    "upsample_bicubic2d",
-    "upsample_trilinear3d",
-    "_upsample_bilinear2d_aa",
-    "_upsample_bicubic2d_aa",
-    "reflection_pad1d",
-    "reflection_pad2d",
-    "reflection_pad3d",
-    "replication_pad1d",
-    "replication_pad2d",
-    "replication_pad3d",
-    "fractional_max_pool2d",
-}
-_LIKE = {
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "rand_like",
-    "randn_like",
-    "empty_like",
-    "bernoulli",
-    "zero",
-    "fill",
-    "uniform",
-    "normal",
-}
-_SOURCES = {
-    "zeros",
-    "ones",
-    "full",
-    "empty",
-    "arange",
-    "rand",
-    "randn",
-    "scalar_tensor",
-    "eye",
-    "linspace",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "new_empty",
-    "randint",
-    "empty_strided",
-    "new_empty_strided",
-    "randperm",
-}
+_IDENTITY = ("clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout")
+_WHOLE = ("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack")
+_BY_POSITION = (
+    "select", "slice", "split", "split_with_sizes", "unbind", "index_select", "narrow", "flip", "roll", "repeat",
+    "pixel_shuffle", "pixel_unshuffle", "index", "channel_shuffle", "native_channel_shuffle", "diagonal", "unfold",
+)  # fmt: skip
+_VIEW = ("view", "_unsafe_view", "reshape", "_reshape_alias")
+_REDUCE = (
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "argmax", "argmin",
+    "linalg_vector_norm", "norm", "any", "all", "var_mean", "std_mean", "median",
+)  # fmt: skip
+_ALONG = ("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "_safe_softmax")
+_SPATIAL = (
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
+    "replication_pad3d", "fractional_max_pool2d", "grid_sampler_2d", "grid_sampler_3d",
+)  # fmt: skip
+_LIKE = (
+    "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "bernoulli", "zero", "fill",
+    "uniform", "normal",
+)  # fmt: skip
+_ELEMENTWISE = (  # those that carry no tag saying so
+    "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "softplus", "log_sigmoid_forward", "relu6",
+    "rrelu_with_noise", "_prelu_kernel", "softshrink", "hardshrink", "threshold", "mish", "masked_fill", "addcmul",
+    "addcdiv", "lerp", "where", "clamp", "nan_to_num", "pow", "fmod", "remainder", "copysign", "xlogy",
+)  # fmt: skip
+_LAYERS = (
+    "aten::convolution", "aten::native_layer_norm", "aten::native_group_norm", "aten::native_batch_norm",
+)  # fmt: skip
+_SOURCES = (
+    "zeros", "ones", "full", "empty", "arange", "rand", "randn", "scalar_tensor", "eye", "linspace", "new_zeros",
+    "new_ones", "new_full", "new_empty", "randint", "empty_strided", "new_empty_strided", "randperm",
+)  # fmt: skip
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def rule_of(func: Any, record: TraceRecord) -> Rule:
+    """The rule of an operation.
+
+    Args:
+        func: An aten overload.
+        record: Where layers that are called as functions are recorded.
+
+    Returns:
+        Its rule; the one for unknown operations freezes what it touches.
+    """
+    if str(func._schema.name) in _LAYERS:
+        return lambda op: None if record_operation(op, record) else _unknown(op)
+    base = str(func._schema.name).split("::")[-1]
+    for name in (base, base.rstrip("_")):  # an in-place form is named like the operation with an underscore
+        if name in _RULES:
+            return _RULES[name]
+    return _pointwise if torch.Tag.pointwise in func.tags else _unknown
 
 
-def _parents(tracer: ChannelTracer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset().union(*(tracer.labels(tensor).parents for tensor in _tensors((args, kwargs))))
+def _identity(op: Operation) -> None:
+    op.note(op.source.ids)
 
 
-def _note_all(tracer: ChannelTracer, out: Any, labels: Labels) -> None:
-    for tensor in _tensors(out):
-        tracer.note(
-            tensor,
-            labels
-            if labels.ids is not None and labels.ids.shape == tensor.shape
-            else Labels(None, labels.parents),
-        )
-
-
-def _dims(value: Any, rank: int) -> tuple[int, ...]:
-    if value is None or value == []:
-        return tuple(range(rank))
-    return tuple(dim % rank for dim in ([value] if isinstance(value, int) else value)) if rank else ()
-
-
-def _argument(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.name == name:
-            return args[position] if position < len(args) else kwargs.get(name, argument.default_value)
-    return None
-
-
-def _on_labels(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
+def _whole(op: Operation) -> None:
     """Apply a data movement to the labels themselves."""
-    parents = _parents(tracer, args, kwargs)
 
     def stand_in(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        ids = tracer.labels(leaf).ids
+        ids = op.tracer.labels(leaf).ids
         return ids if ids is not None else torch.zeros((), dtype=torch.int64).expand(leaf.shape)
 
     swapped = [
-        [stand_in(item) for item in arg] if isinstance(arg, (list, tuple)) else stand_in(arg) for arg in args
+        [stand_in(item) for item in arg] if isinstance(arg, list | tuple) else stand_in(arg)
+        for arg in op.args
     ]
-    moved = func(*swapped, **kwargs)
-    for tensor, ids in zip(_tensors(out), _tensors(moved), strict=True):
-        tracer.note(tensor, Labels(canonical(ids), parents))
+    moved = op.func(*swapped, **{key: value for key, value in op.kwargs.items() if key != "dtype"})
+    parents = op.parents
+    for tensor, ids in zip(tensors(op.out), tensors(moved), strict=True):
+        op.tracer.note(tensor, Labels(canonical(ids), parents))
 
 
-def _identity(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    _note_all(tracer, out, Labels(tracer.labels(args[0]).ids, _parents(tracer, args, kwargs)))
+def _by_position(op: Operation) -> bool:
+    ids = op.source.ids
+    if ids is None:
+        op.note(None)
+        return False
+    indices = op.argument("indices") if op.name == "index" else [op.argument("index")]
+    for index in tensors(indices):
+        op.freeze(op.tracer.labels(index).ids, "channels pick channels")
+    dims = op.argument("dims") if op.argument("dims") is not None else op.argument("dim")
+    # `index` has tensors for dimensions, `repeat` and the shuffles have none: they count as touching the channels
+    named = dims is not None and op.name not in ("index", "repeat", "diagonal")
+    touched = set(_dims(dims, ids.dim())) if named else set(range(ids.dim()))
+    op_swapped = Operation(op.tracer, op.func, op.args, op.kwargs, op.out)
+    _whole_with_indices(op_swapped)
+    whole = op.name in ("slice", "narrow") and isinstance(op.out, Tensor) and op.out.shape == op.args[0].shape
+    return bool(touched & set(varying_dims(ids))) and not whole
 
 
-def _along_dim(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    ids = tracer.labels(args[0]).ids
-    dim = _argument(func, args, kwargs, "dim")
-    dim = _argument(func, args, kwargs, "dimension") if dim is None else dim
-    whole = (
-        isinstance(out, Tensor)
-        and out.shape == args[0].shape
-        and not func._schema.name.endswith("index_select")
-    )
-    if not whole and ids is not None and dim % ids.dim() in varying_dims(ids):
-        tracer.freeze(ids, f"channels are picked by position ({_plain(func)})")
-    if func._schema.name.endswith(("index_select", "unfold")):
-        kept = torch.as_tensor(varying_dims(ids))
-        if dim % args[0].dim() in kept.tolist():
-            _note_all(tracer, out, Labels(None, _parents(tracer, args, kwargs)))
-            return
-    _on_labels(tracer, func, args, kwargs, out)
+def _whole_with_indices(op: Operation) -> None:
+    """Move the labels of the first argument; index tensors stay what they are."""
+    ids = op.source.ids
+    assert ids is not None
+    moved = op.func(ids.contiguous(), *op.args[1:], **op.kwargs)
+    parents = op.parents
+    for tensor, labels in zip(tensors(op.out), tensors(moved), strict=True):
+        op.tracer.note(tensor, Labels(canonical(labels), parents))
 
 
-def _rearrange(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    ids = tracer.labels(args[0]).ids
-    dims = _argument(func, args, kwargs, "dims")
-    spatial_only = (
-        dims is not None and ids is not None and not set(_dims(dims, ids.dim())) & set(varying_dims(ids))
-    )
-    if spatial_only and func._schema.name.endswith(("flip", "roll")):
-        _on_labels(tracer, func, args, kwargs, out)
-        return
-    tracer.freeze(ids, f"channels are rearranged ({_plain(func)})")
-    _note_all(tracer, out, Labels(None, _parents(tracer, args, kwargs)))
-
-
-def _view(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
-) -> None:
-    known = tracer.labels(args[0])
-    if known.ids is None:
-        tracer.note(out, known)
-        return
-    if _splits(known.ids, out.shape):
-        tracer.freeze(known.ids, "channels are split into two dimensions (view)")
-    tracer.note(out, Labels(canonical(known.ids.reshape(out.shape)), known.parents))
+def _view(op: Operation) -> bool:
+    ids = op.source.ids
+    if ids is None:
+        op.note(None)
+        return False
+    op.note(canonical(ids.reshape(op.out.shape)))
+    return _splits(ids, op.out.shape)
 
 
 def _splits(ids: Tensor, new: torch.Size) -> bool:
     """Whether a view divides a dimension in which the labels change."""
-    old, channels = list(ids.shape), varying_dims(ids)
+    old, channels = list(ids.shape), set(varying_dims(ids))
     i = j = 0
     while i < len(old) or j < len(new):
         left, right = [i], [j]
@@ -240,194 +155,190 @@ def _splits(ids: Tensor, new: torch.Size) -> bool:
             else:
                 right.append(right[-1] + 1)
                 b *= new[right[-1]]
-        if sum(1 for k in right if k < len(new) and new[k] > 1) > 1 and set(left) & set(channels):
+        if sum(1 for k in right if k < len(new) and new[k] > 1) > 1 and set(left) & channels:
             return True
         i, j = left[-1] + 1, right[-1] + 1
     return False
 
 
-def _pad(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
-) -> None:
-    known = tracer.labels(args[0])
-    if known.ids is None:
-        tracer.note(out, known)
-        return
-    padding = list(args[1])
-    padded = {out.dim() - 1 - k // 2 for k, amount in enumerate(padding) if amount}
-    if not padded & set(varying_dims(known.ids)):
-        shape = [1 if dim in padded else size for dim, size in enumerate(known.ids.shape)]
-        ids = known.ids
+def _pad(op: Operation) -> bool:
+    ids = op.source.ids
+    if ids is None:
+        op.note(None)
+        return False
+    padding = list(op.args[1])
+    padded = {op.out.dim() - 1 - k // 2 for k, amount in enumerate(padding) if amount}
+    if not padded & set(varying_dims(ids)):
         for dim in padded:
             ids = ids.narrow(dim, 0, 1)
-        tracer.note(out, Labels(ids.reshape(shape).expand(out.shape), known.parents))
-        return
-    tracer.freeze(known.ids, "channels are padded with zeros (a parameter-free shortcut)")
-    ids = func(known.ids.contiguous(), padding, FIXED)
-    tracer.note(out, Labels(canonical(ids), known.parents))
+        op.note(ids.expand(op.out.shape))
+        return False
+    # a channel of zeros is a channel of its own, which nobody makes; adding to it ties it to what is added
+    places = op.func(torch.ones_like(ids), padding, 0)
+    zeros = op.tracer.sets.fresh(op.out.numel()).reshape(op.out.shape)
+    for dim in set(range(op.out.dim())) - set(varying_dims(ids)):
+        zeros = zeros.narrow(dim, 0, 1)
+    moved = torch.where(places == 0, zeros.expand(op.out.shape), op.func(ids.contiguous(), padding, FIXED))
+    op.note(canonical(moved))
+    return True
 
 
-def _pointwise(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    operands = [tensor for tensor in _tensors((args, kwargs)) if tensor.dim() or len(_tensors(args)) == 1]
-    known = [tracer.labels(tensor) for tensor in operands]
-    parents = _parents(tracer, args, kwargs)
-    filters = [k.ids for k in known if k.ids is not None and not tracer.is_parameter(k.ids)]
-    coefficients = [k.ids for k in known if k.ids is not None and tracer.is_parameter(k.ids)]
+def _pointwise(op: Operation) -> bool:
+    many = len(op.inputs) > 1
+    operands = [tensor for tensor in op.inputs if tensor.dim() or not many]
+    known = [op.tracer.labels(tensor).ids for tensor in operands]
+    labelled = [ids for ids in known if ids is not None]
+    filters = [ids for ids in labelled if not op.tracer.is_parameter(ids)]
+    coefficients = [ids for ids in labelled if op.tracer.is_parameter(ids)]
     for other in filters[1:]:
         for a, b in meeting_pairs(filters[0], other).tolist():
-            tracer.sets.unite(a, b, f"added to channels that cannot be removed{tracer.where()}")
-    for other in coefficients[1:] if not filters else coefficients:
-        _couple_parameter(tracer, other, filters[0] if filters else coefficients[0])
-    shape = _tensors(out)[0].shape if _tensors(out) else torch.Size()
-    for tensor, labels in zip(operands, known, strict=True):
-        if labels.ids is None and filters and _fixed_width(tensor, filters[0], shape):
-            tracer.freeze(filters[0], "combined with a tensor of fixed width")
+            op.tracer.sets.unite(a, b, f"joined with channels that cannot be removed{op.tracer.where()}")
+    for other in coefficients if filters else coefficients[1:]:
+        _couple_parameter(op, other, filters[0] if filters else coefficients[0])
+    shape = tensors(op.out)[0].shape
     everything = filters or coefficients
-    ids = canonical(broadcast_labels(everything, shape)) if everything else None
-    _note_all(tracer, out, Labels(ids, parents))
+    op.note(canonical(broadcast_labels(everything, shape)) if everything else None)
+    return any(
+        ids is None and bool(filters) and _fixed_width(tensor, filters[0], shape)
+        for tensor, ids in zip(operands, known, strict=True)
+    )
 
 
-def _couple_parameter(tracer: ChannelTracer, parameter: Tensor, other: Tensor) -> None:
+def _couple_parameter(op: Operation, parameter: Tensor, other: Tensor) -> None:
     """Unite a parameter's elements with the channels that they scale; one that serves many channels stays whole."""
     pairs = meeting_pairs(parameter, other)
     elements, counts = torch.unique(pairs[:, 0], return_counts=True)
     alone = set(elements[counts == 1].tolist())
     for a, b in pairs.tolist():
         if a in alone:
-            tracer.sets.unite(a, b, f"scaled by a parameter of fixed width{tracer.where()}")
+            op.tracer.sets.unite(a, b, f"scaled by a parameter of fixed width{op.tracer.where()}")
 
 
 def _fixed_width(tensor: Tensor, ids: Tensor, shape: torch.Size) -> bool:
-    """Whether an unlabelled operand has an extent of its own along the channels."""
-    offset = len(shape) - tensor.dim()
-    lift = len(shape) - ids.dim()
-    return any(tensor.shape[dim + lift - offset] > 1 for dim in varying_dims(ids) if dim + lift >= offset)
+    """Whether an operand without labels has an extent of its own along the channels."""
+    offset, lift = len(shape) - tensor.dim(), len(shape) - ids.dim()
+    return any(tensor.shape[d + lift - offset] > 1 for d in varying_dims(ids) if d + lift >= offset)
 
 
-def _reduce(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    known = tracer.labels(args[0])
-    parents = _parents(tracer, args, kwargs)
-    if known.ids is None:
-        _note_all(tracer, out, Labels(None, parents))
+def _reduce(op: Operation) -> None:
+    ids = op.source.ids
+    if ids is None:
+        op.note(None)
         return
-    rank = known.ids.dim()
-    dims = _dims(_argument(func, args, kwargs, "dim"), rank)
-    if set(dims) & set(varying_dims(known.ids)):
-        tracer.freeze(known.ids, f"channels are mixed by {_plain(func)}")
-        _note_all(tracer, out, Labels(None, parents))
+    dims = _dims(op.argument("dim"), ids.dim())
+    if set(dims) & set(varying_dims(ids)):
+        op.freeze(ids, f"channels are mixed by {op.name}")
+        op.note(None)
         return
-    ids = known.ids
     for dim in dims:
         ids = ids.narrow(dim, 0, 1)
-    first = _tensors(out)[0]
-    _note_all(tracer, out, Labels(ids.reshape(first.shape), parents))
+    op.note(ids.reshape(tensors(op.out)[0].shape))
 
 
-def _along(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    known = tracer.labels(args[0])
-    dim = _argument(func, args, kwargs, "dim")
-    if known.ids is not None and dim % known.ids.dim() in varying_dims(known.ids):
-        tracer.freeze(known.ids, f"channels are mixed by {_plain(func)}")
-    _note_all(tracer, out, known)
+def _along(op: Operation) -> None:
+    ids = op.source.ids
+    if ids is not None and op.argument("dim") % ids.dim() in varying_dims(ids):
+        op.freeze(ids, f"channels are mixed by {op.name}")
+    op.note(ids)
 
 
-def _spatial(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    known = tracer.labels(args[0])
-    first = _tensors(out)[0]
-    if known.ids is None:
-        _note_all(tracer, out, known)
+def _spatial(op: Operation) -> None:
+    ids, shape = op.source.ids, tensors(op.out)[0].shape
+    for tensor in tensors(op.args[1:]):
+        op.freeze(op.tracer.labels(tensor).ids, f"channels steer {op.name}")
+    if ids is None:
+        op.note(None)
         return
-    spatial = {dim for dim in range(known.ids.dim()) if known.ids.shape[dim] != first.shape[dim]}
-    spatial |= set(range(max(known.ids.dim() - _spatial_rank(func), 1), known.ids.dim()))
-    if spatial & set(varying_dims(known.ids)):
-        tracer.freeze(known.ids, f"channels are mixed by {_plain(func)}")
-        _note_all(tracer, out, Labels(None, known.parents))
+    digits = [int(character) for character in op.name if character in "123"]
+    rank = digits[-1] if digits else 2
+    space = {dim for dim in range(ids.dim()) if ids.shape[dim] != shape[dim]}
+    space |= set(range(max(ids.dim() - rank, 1), ids.dim()))
+    if space & set(varying_dims(ids)):
+        op.freeze(ids, f"channels are mixed by {op.name}")
+        op.note(None)
         return
-    ids = known.ids
-    for dim in spatial:
+    for dim in space:
         ids = ids.narrow(dim, 0, 1)
-    _note_all(tracer, out, Labels(ids.expand(first.shape), known.parents))
+    op.note(ids.expand(shape))
 
 
-def _spatial_rank(func: Any) -> int:
-    digits = [int(c) for c in _plain(func) if c in "123"]
-    return digits[-1] if digits else 2
+def _glu(op: Operation) -> None:
+    ids = op.source.ids
+    if ids is None:
+        op.note(None)
+        return
+    kept, gate = ids.chunk(2, dim=op.argument("dim"))
+    for a, b in meeting_pairs(kept, gate).tolist():
+        op.tracer.sets.unite(a, b, "gated by channels that cannot be removed")
+    op.note(canonical(kept))
 
 
-def _forget(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
-    _note_all(tracer, out, Labels())
+def _sources(op: Operation) -> None:
+    for tensor in tensors(op.out):
+        op.tracer.note(tensor, Labels())
 
 
-def _like(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    _note_all(tracer, out, Labels(tracer.labels(args[0]).ids, frozenset()))
+def _like(op: Operation) -> None:
+    ids = op.source.ids
+    for tensor in tensors(op.out):
+        op.tracer.note(tensor, Labels(ids if ids is not None and ids.shape == tensor.shape else None))
 
 
-def _copy(tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-    """Writing into a part of a tensor: what is written and what it is written into stay whole."""
-    for tensor in _tensors(args[:2]):
-        tracer.freeze(tracer.labels(tensor).ids, "channels are written into another tensor")
+def _copy(op: Operation) -> None:
+    """Writing into a tensor, or into a part of it."""
+    target, source = (op.tracer.labels(tensor) for tensor in op.args[:2])
+    if source.ids is not None and target.ids is None:
+        op.freeze(source.ids, "channels are written into another tensor")
+    elif source.ids is not None and target.ids is not None:
+        for a, b in meeting_pairs(target.ids, source.ids).tolist():
+            op.tracer.sets.unite(a, b, "written over channels that cannot be removed")
+    op.note(target.ids)
 
 
-def _unknown(
-    tracer: ChannelTracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-) -> None:
+def _unknown(op: Operation) -> None:
     what = (
         "a branch or a Python number depends on the channels"
-        if "_local_scalar_dense" in func._schema.name
-        else f"passes through {_plain(func)}, which cannot be followed"
+        if op.name == "local_scalar_dense"
+        else f"passes through {op.name}, which cannot be followed"
     )
-    for tensor in _tensors((args, kwargs)):
-        tracer.freeze(tracer.labels(tensor).ids, what)
-    _note_all(tracer, out, Labels(None, _parents(tracer, args, kwargs)))
+    for tensor in op.inputs:
+        op.freeze(op.tracer.labels(tensor).ids, what)
+    op.note(None)
 
 
-def _plain(func: Any) -> str:
-    return str(func._schema.name).split("::")[-1].strip("_")
+def _as_strided(op: Operation) -> None:
+    if op.source.ids is not None and op.source.ids.shape == tensors(op.out)[0].shape:
+        op.note(op.source.ids)  # another layout of the same values
+    else:
+        _unknown(op)
+
+
+def _dims(value: Any, rank: int) -> tuple[int, ...]:
+    if value is None or value == []:
+        return tuple(range(rank))
+    listed: Sequence[int] = [value] if isinstance(value, int) else value
+    return tuple(dim % rank for dim in listed) if rank else ()
 
 
 def _table(groups: Iterable[tuple[Iterable[str], Rule]]) -> dict[str, Rule]:
     return {name: rule for names, rule in groups for name in names}
 
 
-_RULES: dict[str, Rule] = _table(
+_RULES = _table(
     (
         (_IDENTITY, _identity),
-        (_WHOLE, _on_labels),
-        (_ALONG_DIM, _along_dim),
-        (_REARRANGE, _rearrange),
+        (_WHOLE, _whole),
+        (_BY_POSITION, _by_position),
         (_VIEW, _view),
         (_REDUCE, _reduce),
         (_ALONG, _along),
         (_SPATIAL, _spatial),
+        (_ELEMENTWISE, _pointwise),
         (_LIKE, _like),
-        (_SOURCES, _forget),
+        (_SOURCES, _sources),
         (("constant_pad_nd",), _pad),
         (("copy_",), _copy),
+        (("glu",), _glu),
+        (("as_strided",), _as_strided),
     )
 )
-
-
-def rule_of(func: Any) -> Rule:
-    """The rule of an operation.
-
-    Args:
-        func: An aten overload.
-
-    Returns:
-        Its rule; the one for unknown operations freezes what it touches.
-    """
-    base = str(func._schema.name).split("::")[-1]
-    for name in (base, base.rstrip("_")):  # an in-place form is named like the operation with an underscore
-        if name in _RULES:
-            return _RULES[name]
-    return _pointwise if torch.Tag.pointwise in func.tags else _unknown

@@ -1,6 +1,5 @@
 """The whole flow: a trained network and its data in, a smaller network and its report out."""
 
-import copy
 import json
 import tempfile
 from collections.abc import Iterator, Sequence, Sized
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from causal_prune.arms import Mode, Recipe, bundle_weights, loader
+from causal_prune.batches import copied
 from causal_prune.comparison import (
     arm_entries,
     compared,
@@ -31,7 +31,7 @@ from causal_prune.importance import FilterScores, score
 from causal_prune.importance.scores import Parents
 from causal_prune.latency_target import plan_latency
 from causal_prune.progress import status
-from causal_prune.pruning_plan import PruningPlan, alignment, plan
+from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan
 from causal_prune.report.bundle import staged
 from causal_prune.report.render import render
 from causal_prune.report.report import ParitySummary, Report, Split
@@ -155,7 +155,15 @@ def compress(
     Example:
         ``result = cp.compress(model, data, keep_macs=0.5)``
     """
-    dense = copy.deepcopy(model).to(device).eval()
+    checked_target(
+        {
+            "keep_macs": keep_macs,
+            "keep_params": keep_params,
+            "keep_latency": keep_latency,
+            "remove_filters": remove_filters,
+        }
+    )
+    dense = copied(model).to(device).eval()
     recipe = Recipe(
         dense,
         data.train,

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from causal_prune.errors import InputError, TargetError
-from causal_prune.filter_graph import FilterGraph, Group
+from causal_prune.graph_types import FilterGraph, Group, Layer
 from causal_prune.importance import FilterScores
+from causal_prune.surgery import Cuts, LayerCut, cuts_of
 
 TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
 PLAN_FORMAT = 1
@@ -36,54 +38,23 @@ class Target:
 
 
 @dataclass(frozen=True)
-class LayerCut:
-    """What is kept of one layer; None along an axis that is not cut.
-
-    Attributes:
-        keep_filters: Ascending indices of the filters (or carried channels) that stay.
-        keep_inputs: Ascending indices of the input channels that stay.
-        filters: Number of filters before.
-        inputs: Number of input channels before; 0 for layers that mix nothing.
-        grouping: How a grouped layer is cut (see `filter_graph.Layer`).
-    """
-
-    keep_filters: tuple[int, ...] | None
-    keep_inputs: tuple[int, ...] | None
-    filters: int
-    inputs: int
-    grouping: Literal["dense", "blocks", "positions"] = "dense"
-
-
-@dataclass(frozen=True)
-class ParameterCut:
-    """What is kept of a parameter or buffer that belongs to no known layer.
-
-    Attributes:
-        dim: The dimension that holds the channels.
-        keep: Ascending indices that stay.
-        size: Extent of the dimension before.
-    """
-
-    dim: int
-    keep: tuple[int, ...]
-    size: int
-
-
-@dataclass(frozen=True)
 class PruningPlan:
     """Which units of every group stay, and the cuts that follow from it.
 
     Attributes:
         target: Requested and achieved.
         kept_units: Ascending units that stay, by group.
-        layers: Cuts by layer name; layers that are not cut are absent.
-        parameters: Cuts of bare parameters by name.
+        cuts: What that asks of every layer.
     """
 
     target: Target
     kept_units: Mapping[str, tuple[int, ...]]
-    layers: Mapping[str, LayerCut]
-    parameters: Mapping[str, ParameterCut]
+    cuts: Cuts
+
+    @property
+    def layers(self) -> Mapping[str, LayerCut]:
+        """Cuts by layer name; layers that are not cut are absent."""
+        return self.cuts.layers
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON.
@@ -91,14 +62,7 @@ class PruningPlan:
         Args:
             path: The file.
         """
-        document = {
-            "format": PLAN_FORMAT,
-            "target": vars(self.target),
-            "kept_units": self.kept_units,
-            "layers": {name: vars(cut) for name, cut in self.layers.items()},
-            "parameters": {name: vars(cut) for name, cut in self.parameters.items()},
-        }
-        path.write_text(json.dumps(document) + "\n")
+        path.write_text(json.dumps({"format": PLAN_FORMAT, **asdict(self)}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
@@ -114,21 +78,17 @@ class PruningPlan:
             InputError: If the file is missing, damaged or of another format.
         """
         try:
-            document = json.loads(path.read_text())
-            if document["format"] != PLAN_FORMAT:
-                raise InputError(f"{path}: plan format {document['format']} is not {PLAN_FORMAT}")
-            return cls(
-                Target(**document["target"]),
-                {name: tuple(units) for name, units in document["kept_units"].items()},
-                {name: LayerCut(**_tuples(cut)) for name, cut in document["layers"].items()},
-                {name: ParameterCut(**_tuples(cut)) for name, cut in document["parameters"].items()},
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            text = path.read_text(encoding="utf-8")
+            found = json.loads(text)["format"]
+            if found != PLAN_FORMAT:
+                raise InputError(f"{path}: plan format {found} is not {PLAN_FORMAT}")
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path}: not a pruning plan ({place}: {first['msg']})") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a pruning plan ({type(error).__name__}: {error})") from error
-
-
-def _tuples(cut: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in cut.items()}
 
 
 def plan(
@@ -149,7 +109,7 @@ def plan(
         graph: From `trace`.
         scores: One score per unit and prunable group, from `score`; units of small scores go first.
         keep_macs: Share of the multiply-accumulates that stays, in (0, 1).
-        keep_params: Share of the parameters of convolutions and linear layers that stays, in (0, 1).
+        keep_params: Share of the parameters of convolutions, linear and normalisation layers that stays, in (0, 1).
         remove_filters: Share of each group's units that goes, in (0, 1).
         align: Widths are multiples of this number, or of a half, a quarter ... of it in groups less than four times
             as wide; single units are given back where the target would be missed by more than 1 %.
@@ -158,17 +118,53 @@ def plan(
         The plan. Its target is `keep_macs=0.5` where none is given.
 
     Raises:
-        InputError: If two targets are given, or one is outside (0, 1).
+        InputError: If two targets are given, one is outside (0, 1), `align` is below 1, or the scores are not the
+            graph's.
         TargetError: If nothing is prunable, or the target is out of reach; the reachable range is named.
 
     Cost: about 30 evaluations of the cost of the network, no forward pass.
     """
-    kind, requested = _target(keep_macs, keep_params, remove_filters)
+    kind, requested = checked_target(
+        {"keep_macs": keep_macs, "keep_params": keep_params, "remove_filters": remove_filters}
+    )
+    check_prunable(graph)
+    widths = _equal_shares(graph, kind, requested, alignment(align))
+    return plan_widths(graph, scores, widths, kind=kind, requested=requested)
+
+
+def checked_target(shares: Mapping[TargetKind, float | None]) -> tuple[TargetKind, float]:
+    """The one target among those that a caller may give.
+
+    Args:
+        shares: The share asked for by kind; None where it is not asked for.
+
+    Returns:
+        Kind and share; "keep_macs" and 0.5 where nothing is asked for.
+
+    Raises:
+        InputError: If two targets are given, or one is outside (0, 1).
+    """
+    given = [(kind, value) for kind, value in shares.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"give one target, not {' and '.join(kind for kind, _ in given)}")
+    kind, value = given[0] if given else ("keep_macs", 0.5)
+    if not 0 < value < 1:
+        raise InputError(f"{kind}: {value} is not between 0 and 1")
+    return kind, value
+
+
+def check_prunable(graph: FilterGraph) -> None:
+    """Refuse a network of which nothing can be cut.
+
+    Args:
+        graph: From `trace`.
+
+    Raises:
+        TargetError: If every layer is frozen; reasons are named.
+    """
     if not graph.prunable:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.frozen.items())[:3])
         raise TargetError(f"nothing can be pruned: every layer is frozen ({reasons})")
-    widths = _equal_shares(graph, kind, requested, align)
-    return plan_widths(graph, scores, widths, kind=kind, requested=requested)
 
 
 def alignment(align: int | Literal["auto"]) -> int:
@@ -204,34 +200,28 @@ def plan_widths(
 
     Returns:
         The plan.
+
+    Raises:
+        InputError: If a group has no scores, the wrong number of them, or a NaN among them.
     """
     kept: dict[str, tuple[int, ...]] = {}
     for group in graph.prunable:
+        _check_scores(group, scores)
         order = torch.argsort(scores.groups[group.name], descending=True, stable=True)
         kept[group.name] = tuple(sorted(order[: widths[group.name]].tolist()))
     achieved = _share(graph, kind, {name: len(units) for name, units in kept.items()})
-    layers, parameters = _cuts(graph, kept)
-    return PruningPlan(Target(kind, requested, achieved), kept, layers, parameters)
+    return PruningPlan(Target(kind, requested, achieved), kept, cuts_of(graph, kept))
 
 
-def _target(
-    keep_macs: float | None, keep_params: float | None, remove_filters: float | None
-) -> tuple[TargetKind, float]:
-    given: list[tuple[TargetKind, float]] = []
-    choices: tuple[tuple[TargetKind, float | None], ...] = (
-        ("keep_macs", keep_macs),
-        ("keep_params", keep_params),
-        ("remove_filters", remove_filters),
-    )
-    for kind, value in choices:
-        if value is not None:
-            given.append((kind, value))
-    if len(given) > 1:
-        raise InputError(f"give one target, not {' and '.join(kind for kind, _ in given)}")
-    kind, value = given[0] if given else ("keep_macs", 0.5)
-    if not 0 < value < 1:
-        raise InputError(f"{kind}: {value} is not between 0 and 1")
-    return kind, value
+def _check_scores(group: Group, scores: FilterScores) -> None:
+    values = scores.groups.get(group.name)
+    if values is None or values.shape != (group.size,):
+        found = "no scores" if values is None else f"scores of shape {tuple(values.shape)}"
+        raise InputError(
+            f"scores: {found} for the {group.size} units of group {group.name}; score this graph"
+        )
+    if bool(values.isnan().any()):
+        raise InputError(f"scores: the scores of group {group.name} hold NaN")
 
 
 def _step(group: Group, align: int) -> int:
@@ -322,38 +312,16 @@ def cost(graph: FilterGraph, widths: Mapping[str, int]) -> tuple[float, float]:
                 kept[key] = kept.get(key, 1.0) - lost * len(member.positions) / extent
     macs = params = 0.0
     for name, layer in graph.layers.items():
-        fraction = kept.get((name, "out"), 1.0)
-        if layer.grouping != "blocks":
-            fraction *= kept.get((name, "in"), 1.0)
-        macs += layer.macs * fraction
-        params += layer.params * fraction
+        rows = kept.get((name, "out"), 1.0)
+        columns = 1.0 if layer.grouping == "blocks" else kept.get((name, "in"), 1.0)
+        biases = _biases(layer)
+        macs += layer.macs * rows * columns
+        params += rows * ((layer.params - biases) * columns + biases)
     return macs, params
 
 
-def _cuts(
-    graph: FilterGraph, kept: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, LayerCut], dict[str, ParameterCut]]:
-    dropped: dict[tuple[str, str], set[int]] = {}
-    parameters: dict[str, ParameterCut] = {}
-    for group in graph.prunable:
-        gone = set(range(group.size)) - set(kept[group.name])
-        for member in group.members if gone else ():
-            positions = set(member.positions_of(gone))
-            dropped.setdefault((member.layer, member.axis), set()).update(positions)
-            if member.dim is not None:
-                before = parameters.get(member.layer)
-                keep = tuple(
-                    p for p in (before.keep if before else range(member.extent)) if p not in positions
-                )
-                parameters[member.layer] = ParameterCut(member.dim, keep, member.extent)
-    layers = {}
-    for name, layer in graph.layers.items():
-        filters = _kept(layer.filters, dropped.get((name, "out")))
-        inputs = _kept(layer.inputs, dropped.get((name, "in")))
-        if filters is not None or inputs is not None:
-            layers[name] = LayerCut(filters, inputs, layer.filters, layer.inputs, layer.grouping)
-    return layers, parameters
-
-
-def _kept(extent: int, gone: set[int] | None) -> tuple[int, ...] | None:
-    return tuple(p for p in range(extent) if p not in gone) if gone else None
+def _biases(layer: Layer) -> int:
+    """Parameters of a layer that belong to a filter but to none of its inputs."""
+    read = layer.inputs // layer.groups
+    # a filter's weights are a multiple of the channels that it reads; what is left over are its biases
+    return layer.params // layer.filters % read * layer.filters if read else 0

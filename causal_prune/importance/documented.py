@@ -5,6 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FeatureMoments, FilterMoments
 from causal_prune.importance.scores import FilterScores, Parents, from_filters
@@ -29,8 +30,15 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
     Returns:
         The scores; the scores of a layer sum to 1.
 
+    Raises:
+        InputError: If there is only one image.
+
     Cost: one least-squares solve per convolution, cubic in the number of its parents' filters.
     """
+    if moments.images < 2:
+        raise InputError(
+            "calibration: one image determines no equation; give more images than filters per layer"
+        )
     kinship = graph.parents(parents)
     totals = {
         name: torch.zeros(layer.filters, dtype=torch.float64)

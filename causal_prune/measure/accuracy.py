@@ -1,6 +1,5 @@
 """Accuracy with its uncertainty: one pass for all networks, Wilson, exact McNemar, paired differences."""
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor, nn
 
-from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.batches import call, copied, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
 from causal_prune.errors import InputError
 from causal_prune.progress import track
 
@@ -127,7 +126,7 @@ def evaluate(
 def _on_device(model: nn.Module, device: str | torch.device) -> nn.Module:
     where, target = device_of(model), torch.device(device)
     same = where.type == target.type and target.index in (None, where.index)
-    return model if same else copy.deepcopy(model).to(target)
+    return model if same else copied(model).to(target)
 
 
 def _labels_of(batch: Any, number: int) -> Tensor:

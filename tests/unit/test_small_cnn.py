@@ -16,20 +16,20 @@ def test_shapes_and_options() -> None:
 def test_stages_have_true_shortcuts() -> None:
     convolutions = {
         name: (module.in_channels, module.out_channels, module.stride[0])
-        for name, module in small_resnet().named_modules()
+        for name, module in small_resnet(width=8).named_modules()
         if isinstance(module, nn.Conv2d)
     }
-    assert convolutions["layer2.downsample.0"] == (16, 32, 2)
-    assert convolutions["layer3.downsample.0"] == (32, 64, 2)
+    assert convolutions["layer2.downsample.0"] == (8, 16, 2)
+    assert convolutions["layer3.downsample.0"] == (16, 32, 2)
     assert "layer1.downsample.0" not in convolutions
 
 
 def test_forward_is_the_sum_of_both_branches() -> None:
     torch.manual_seed(1)
-    block = small_resnet().eval().get_submodule("layer2")
-    x = torch.randn(2, 16, 8, 8)
+    block = small_resnet(width=8).eval().get_submodule("layer2")
+    x = torch.randn(2, 8, 8, 8)
     branch = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
     expected = (branch + block.downsample(x)).relu()
     assert torch.allclose(block(x), expected)
-    assert expected.shape == (2, 32, 4, 4)
+    assert expected.shape == (2, 16, 4, 4)
     assert expected.std() > 0

@@ -1,0 +1,177 @@
+"""What a filter graph is made of."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from causal_prune.layer_rules import Grouping, Kind
+
+Role = Literal["producer", "passenger", "consumer"]
+Axis = Literal["out", "in"]
+Form = Literal["pick", "restore"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A layer's part in a group.
+
+    Attributes:
+        layer: Name of the layer, or of the parameter where it belongs to no known layer.
+        role: "producer" makes the channels, "passenger" carries them, "consumer" reads and mixes them.
+        axis: Whether the group's channels are the layer's filters ("out") or its inputs ("in").
+        dim: For a bare parameter the dimension that holds the channels; else None.
+        extent: Size of the axis.
+        positions: Indices along the axis that belong to the group.
+        units: The unit of each position, of the same length; a unit may hold several positions.
+    """
+
+    layer: str
+    role: Role
+    axis: Axis
+    dim: int | None
+    extent: int
+    positions: tuple[int, ...]
+    units: tuple[int, ...]
+
+    def positions_of(self, kept: Iterable[int]) -> list[int]:
+        """Positions that belong to some units.
+
+        Args:
+            kept: Units of the group.
+
+        Returns:
+            Ascending indices along the axis.
+        """
+        wanted = set(kept)
+        return sorted(p for p, u in zip(self.positions, self.units, strict=True) if u in wanted)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that must be cut together.
+
+    Attributes:
+        name: The first producer.
+        size: Number of units.
+        members: Every layer that has a part in it.
+        frozen: Why none of it may be cut; None where it is prunable.
+        approximate: Whether a normalisation over channels makes a cut differ from silencing.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    frozen: str | None
+    approximate: bool = False
+
+    def of_role(self, role: Role) -> tuple[Member, ...]:
+        """Members with one role.
+
+        Args:
+            role: The role.
+
+        Returns:
+            The members in order of execution.
+        """
+        return tuple(member for member in self.members if member.role == role)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the plan and the scores need to know of a layer.
+
+    Attributes:
+        kind: "conv", "linear", "norm" or "prelu".
+        filters: Output channels, or the channels that a normalisation carries.
+        inputs: Input channels; 0 for layers that mix nothing.
+        grouping: "dense", or how a grouped layer is cut: whole "blocks" or equal "positions" of every block.
+        groups: Number of groups of a grouped convolution; 1 otherwise.
+        macs: Multiply-accumulates for one image.
+        params: Number of weights and biases.
+        parents: Convolutions and linear layers whose outputs reach it without passing another one.
+    """
+
+    kind: Kind
+    filters: int
+    inputs: int
+    grouping: Grouping
+    groups: int
+    macs: int
+    params: int
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A place where channels are picked, or put back as zeros, around functions that count channels by position.
+
+    Attributes:
+        module: The module whose argument or result is adapted.
+        side: "in" for an argument, "out" for a result.
+        leaf: Position of the tensor among the leaves of the arguments or results.
+        dim: Dimension of the channels.
+        form: "pick" keeps the channels that stay, "restore" puts zeros where channels are gone.
+        owners: For every channel the group and unit that it belongs to; None for channels that always stay.
+    """
+
+    module: str
+    side: Literal["in", "out"]
+    leaf: int
+    dim: int
+    form: Form
+    owners: tuple[tuple[str, int] | None, ...]
+
+
+@dataclass(frozen=True)
+class FilterGraph:
+    """The result of `trace`.
+
+    Attributes:
+        layers: Convolutions, linear and normalisation layers by name, in order of execution.
+        groups: Prunable groups first, then frozen ones.
+        chain: Parent of each convolution as the documented method pretends: the one registered before it.
+        frozen: Reason by name, for every layer of which at least one filter is never cut.
+        adapters: Where channels are picked or put back around functions that count them by position.
+        trains_more: Whether some layers run only in training.
+    """
+
+    layers: Mapping[str, Layer]
+    groups: tuple[Group, ...]
+    chain: Mapping[str, tuple[str, ...]]
+    frozen: Mapping[str, str]
+    adapters: tuple[Adapter, ...] = ()
+    trains_more: bool = False
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that may be cut."""
+        return tuple(group for group in self.groups if group.frozen is None)
+
+    def parents(self, kind: Literal["graph", "chain"]) -> dict[str, tuple[str, ...]]:
+        """Parents of every convolution and linear layer.
+
+        Args:
+            kind: "graph" for the true parents, "chain" for the documented ones.
+
+        Returns:
+            Names of the parents by name.
+        """
+        if kind == "chain":
+            return dict(self.chain)
+        return {name: layer.parents for name, layer in self.layers.items() if layer.inputs}
+
+    def to_json(self) -> dict[str, Any]:
+        """The graph as plain values: what `causal-prune inspect --json` prints.
+
+        Returns:
+            Dictionaries, lists, strings and numbers.
+        """
+        return {
+            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
+            "groups": [asdict(group) for group in self.groups],
+            "chain": {name: list(parents) for name, parents in self.chain.items()},
+            "frozen": dict(self.frozen),
+            "adapters": [
+                {key: value for key, value in asdict(a).items() if key != "owners"} for a in self.adapters
+            ],
+        }

@@ -1,0 +1,75 @@
+"""Layers whose weight is computed from other parameters (weight norm, spectral norm): plain for the time of a cut."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+
+@contextmanager
+def plain_weight(module: nn.Module) -> Iterator[None]:
+    """Give a layer a plain weight inside the block; weight norm is put on again after it.
+
+    Weight norm g v / ||v|| of the weight that is left is that weight exactly, with ||v|| = g. Spectral norm and
+    other computed weights stay plain: their function of the smaller weight would be another one.
+
+    Args:
+        module: A layer of a copied network.
+
+    Yields:
+        Nothing.
+    """
+    again = take_off(module)
+    yield
+    for old_style, name, dim in again:
+        if old_style:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # the network uses the old style, so it keeps it
+                WeightNorm.apply(module, name, dim)
+        else:
+            parametrizations.weight_norm(module, name, dim)
+
+
+def take_off(module: nn.Module) -> list[tuple[bool, str, int]]:
+    """Give a layer a plain weight for good.
+
+    Args:
+        module: A layer of a copied network.
+
+    Returns:
+        The weight norms that were taken off: whether it was of the old style, the weight's name, the dimension.
+    """
+    training = module.training
+    module.eval()  # spectral norm moves its vectors when it is read in training
+    try:
+        return [*_take_off_parametrizations(module), *_take_off_hooks(module)]
+    finally:
+        module.train(training)
+
+
+def _take_off_parametrizations(module: nn.Module) -> Iterator[tuple[bool, str, int]]:
+    if not parametrize.is_parametrized(module):
+        return
+    chains = dict(cast(nn.ModuleDict, module.parametrizations).items())
+    for name, chain in chains.items():
+        parts = list(cast(nn.ModuleList, chain))
+        parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        if len(parts) == 1 and isinstance(parts[0], _WeightNorm):
+            yield False, name, parts[0].dim
+
+
+def _take_off_hooks(module: nn.Module) -> Iterator[tuple[bool, str, int]]:
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+            yield True, hook.name, hook.dim
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)

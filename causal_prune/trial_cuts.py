@@ -1,0 +1,257 @@
+"""Proof before surgery: every group is cut on a copy and compared with the same network silenced.
+
+Two mechanisms must fail together for a wrong cut to pass: the graph says what to cut, and here the cut network is
+run. The silenced network, its reference, is itself put to the test: noise in the filters that it claims to silence
+must not change what it computes, so a reader that the graph has missed shows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from causal_prune.batches import (
+    Inputs,
+    call,
+    copied,
+    device_of,
+    seeded,
+    tensors_in,
+    train_without_statistics,
+)
+from causal_prune.graph_types import FilterGraph, Group
+from causal_prune.surgery import Cuts, cut_network, cuts_of, silence_network, silencing_masks
+
+TOLERANCE = 1e-5
+EXACT_TOLERANCE = 1e-9
+"""Largest difference relative to the largest output, in float32 and for the second look in float64."""
+
+
+def failing_groups(model: nn.Module, graph: FilterGraph, inputs: Inputs) -> dict[str, str]:
+    """Find the groups whose cut is not the same as silencing them.
+
+    All groups are cut together, once a unit each and once half of their units; only where that fails, halves of the
+    list are tried on their own. The copy has random weights wherever trained or fresh ones could hide a mix-up
+    (equal statistics, tiny scales), and normalisation over channels is switched off in both networks, as it differs
+    by nature.
+
+    Args:
+        model: The dense network in eval mode; it is not changed.
+        graph: From the trace.
+        inputs: An example input; noise of the same shape is tried as well.
+
+    Returns:
+        By group what went wrong; empty where every cut is right.
+
+    Cost: six forward passes where nothing is wrong.
+    """
+    with seeded(0, device_of(model)):
+        scrambled = _scrambled(model)
+        examples = [inputs, _noise_like(inputs)]
+        return _search(scrambled, graph, examples, list(graph.prunable))
+
+
+def _search(
+    model: nn.Module, graph: FilterGraph, examples: Sequence[Inputs], groups: list[Group]
+) -> dict[str, str]:
+    wrong = _trial(model, graph, examples, groups)
+    if wrong is None:
+        return {}
+    if len(groups) == 1:
+        return {groups[0].name: wrong}
+    middle = len(groups) // 2
+    found = _search(model, graph, examples, groups[:middle]) | _search(
+        model, graph, examples, groups[middle:]
+    )
+    # right alone and wrong together: none of them can be trusted beside the others
+    return found or {group.name: wrong for group in groups}
+
+
+def _trial(
+    model: nn.Module, graph: FilterGraph, examples: Sequence[Inputs], groups: list[Group]
+) -> str | None:
+    """Cut some groups on a copy; None if the result is right, else what is wrong."""
+    for share in (0.0, 0.5):
+        kept = {group.name: tuple(range(group.size)) for group in graph.prunable}
+        for group in groups:
+            gone = torch.randperm(group.size)[: min(max(1, int(group.size * share)), group.size - 1)].tolist()
+            kept[group.name] = tuple(unit for unit in range(group.size) if unit not in set(gone))
+        wrong = difference(model, cuts_of(graph, kept), examples, as_in_training=graph.trains_more)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def difference(
+    model: nn.Module, cuts: Cuts, examples: Sequence[Inputs], *, as_in_training: bool = False
+) -> str | None:
+    """Compare a cut network with the silenced one, and that with itself under noise in what it silences.
+
+    Args:
+        model: The dense network.
+        cuts: What is cut.
+        examples: Inputs.
+        as_in_training: Whether heads that run only in training are compared as well.
+
+    Returns:
+        None where all agree, else what does not.
+    """
+    try:
+        for precision, tolerance in ((torch.float32, TOLERANCE), (torch.float64, EXACT_TOLERANCE)):
+            network = copied(model).to(precision)
+            batches = [_cast(inputs, precision) for inputs in examples]
+            worst = _largest_difference(network, cuts, batches, as_in_training)
+            if worst <= tolerance:
+                return None
+        return f"a trial cut changes the output by {worst:.1e} of its size"
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises on a cut network is the answer
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"a trial cut fails: {first[:120]}"
+
+
+def _largest_difference(
+    model: nn.Module, cuts: Cuts, examples: Sequence[Inputs], as_in_training: bool
+) -> float:
+    silenced = silence_network(model, cuts, where="consumers")
+    noisy = copied(silenced)
+    parameters = dict(noisy.named_parameters())
+    read = silencing_masks(model, cuts, where="consumers")
+    with torch.no_grad():
+        for name, mask in silencing_masks(model, cuts, where="filters").items():
+            noise = torch.randn_like(parameters[name]) * (1 - mask)
+            parameters[name].add_(noise * read[name] if name in read else noise)
+    worst = 0.0
+    smaller = cut_network(model, cuts)
+    with torch.no_grad(), NormalisationOff():
+        for prepare in (nn.Module.eval, train_without_statistics) if as_in_training else (nn.Module.eval,):
+            for network in (silenced, smaller, noisy):
+                prepare(network)
+            for inputs in examples:
+                reference = _outputs(silenced, inputs)
+                for other in (smaller, noisy):
+                    worst = max(worst, _relative(reference, _outputs(other, inputs)))
+    return worst
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    with seeded(0, device_of(model)):
+        return [tensor.double() for tensor in tensors_in(call(model, inputs)) if tensor.is_floating_point()]
+
+
+def _relative(reference: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    worst = 0.0
+    for a, b in zip(reference, other, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) if a.numel() else 0.0
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+class NormalisationOff(TorchFunctionMode):
+    """Layer and group normalisation compute only their affine part: the part that a cut must keep exactly."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.layer_norm:
+            return _affine(*args, **kwargs)
+        if func is F.group_norm:
+            return _affine_by_channel(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _affine(
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    if tuple(input.shape[-len(normalized_shape) :]) != tuple(normalized_shape):
+        raise ValueError(f"layer_norm over {tuple(normalized_shape)} does not fit {tuple(input.shape)}")
+    scaled = input if weight is None else input * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _affine_by_channel(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    if input.shape[1] % num_groups:
+        raise ValueError(f"{input.shape[1]} channels do not fit {num_groups} groups")
+    shape = (-1, *[1] * (input.dim() - 2))
+    return _scaled(input, weight, bias, shape)
+
+
+def _scaled(tensor: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    tensor = tensor if weight is None else tensor * weight.reshape(shape)
+    return tensor if bias is None else tensor + bias.reshape(shape)
+
+
+def _scrambled(model: nn.Module) -> nn.Module:
+    """A copy in which equal or tiny parameters cannot hide a mix-up of channels."""
+    copy = copied(model).float()
+    with torch.no_grad():
+        for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+            if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_meta:
+                continue
+            if tensor.numel() == max(tensor.shape):  # one number per channel: scales, shifts, statistics
+                tensor.uniform_(0.5, 1.5)
+                if not name.endswith(("running_var", "weight", "original0", "_g")):
+                    tensor.sub_(1.0)
+            elif not bool(tensor.any()) or float(tensor.std()) == 0:
+                tensor.normal_(0, max(1, tensor[0].numel()) ** -0.5)
+            else:
+                tensor.mul_(torch.empty_like(tensor).uniform_(0.7, 1.3))
+    return copy.eval()
+
+
+def _noise_like(inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return torch.randn_like(inputs.float()) if inputs.is_floating_point() else inputs
+    if isinstance(inputs, dict):
+        return {key: _noise_like(value) for key, value in inputs.items()}
+    if isinstance(inputs, list | tuple):
+        return tuple(_noise_like(value) for value in inputs)
+    return inputs
+
+
+def _cast(inputs: Any, precision: torch.dtype) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs.to(precision) if inputs.is_floating_point() else inputs
+    if isinstance(inputs, dict):
+        return {key: _cast(value, precision) for key, value in inputs.items()}
+    if isinstance(inputs, list | tuple):
+        return tuple(_cast(value, precision) for value in inputs)
+    return inputs
+
+
+def without(graph: FilterGraph, failing: dict[str, str]) -> FilterGraph:
+    """Freeze groups.
+
+    Args:
+        graph: The graph.
+        failing: Reasons by group.
+
+    Returns:
+        A graph in which these groups, and their producers, are frozen.
+    """
+    groups = [
+        replace(g, frozen=failing[g.name]) if g.name in failing and g.frozen is None else g
+        for g in graph.groups
+    ]
+    groups.sort(key=lambda group: group.frozen is not None)
+    producers = {
+        member.layer: failing[group.name]
+        for group in graph.prunable
+        if group.name in failing
+        for member in group.of_role("producer")
+    }
+    return replace(graph, groups=tuple(groups), frozen={**producers, **graph.frozen})

@@ -1,0 +1,129 @@
+"""What can be cut: a table over torchvision's networks, and the count over the patterns.
+
+python -m tests.benchmarks.coverage                 # everything
+python -m tests.benchmarks.coverage resnet18 vgg11  # some networks
+python -m tests.benchmarks.coverage patterns        # the patterns alone
+python -m tests.benchmarks.coverage --no-onnx
+"""
+
+import argparse
+import time
+import warnings
+from collections import Counter
+
+import torch
+
+from tests.zoo.check import Outcome, check_network
+from tests.zoo.patterns import PATTERNS
+from tests.zoo.torchvision_nets import NETS, Net, with_statistics
+
+HEADER = (
+    f"{'network':30} {'trace':>7} {'groups':>6} {'frozen':>7} {'verdict':11} {'error':>7} {'train':5} "
+    f"{'onnx':8} {'total':>7}"
+)
+
+
+def judged(net: Net, *, onnx: bool) -> Outcome:
+    """Cut one network in half and judge it.
+
+    Args:
+        net: The network.
+        onnx: Whether to export it as well.
+
+    Returns:
+        The outcome.
+    """
+    return check_network(net.make, net.example, prepare=with_statistics(net), onnx=onnx and net.onnx)
+
+
+def verdict(outcome: Outcome) -> str:
+    """The word for the table.
+
+    Args:
+        outcome: Of one network.
+
+    Returns:
+        The kind, or "approximate".
+    """
+    return "approximate" if outcome.kind == "right" and outcome.approximate else outcome.kind
+
+
+def row(name: str, outcome: Outcome, seconds: float) -> str:
+    """One line of the table; what needs words follows below it.
+
+    Args:
+        name: Of the network.
+        outcome: What became of it.
+        seconds: Of the whole check.
+
+    Returns:
+        The line or lines.
+    """
+    onnx = outcome.onnx if len(outcome.onnx) <= 8 else "no"
+    notes = [text for text in (outcome.detail, outcome.onnx if onnx == "no" else "") if text]
+    line = (
+        f"{name:30} {outcome.seconds:6.2f}s {outcome.groups:6} {outcome.frozen_share:7.1%} {verdict(outcome):11} "
+        f"{outcome.error:7.0e} {'yes' if outcome.trained else 'no':5} {onnx or '-':8} {seconds:6.1f}s"
+    )
+    return "\n".join([line, *(f"    {note}" for note in notes)])
+
+
+def print_networks(names: list[str], *, onnx: bool) -> None:
+    """The table over torchvision's networks.
+
+    Args:
+        names: Which; all where empty.
+        onnx: Whether to export them.
+    """
+    print(HEADER)
+    outcomes = {}
+    for net in NETS:
+        if not names or net.name in names:
+            start = time.perf_counter()
+            outcomes[net.name] = judged(net, onnx=onnx)
+            print(row(net.name, outcomes[net.name], time.perf_counter() - start), flush=True)
+    counts = Counter(map(verdict, outcomes.values()))
+    slowest = max(outcomes, key=lambda name: outcomes[name].seconds)
+    print(
+        f"{len(outcomes)} networks: {_listed(counts)}; slowest trace {slowest} {outcomes[slowest].seconds:.1f} s"
+    )
+
+
+def print_patterns() -> None:
+    """The count over the patterns, and those that are neither right nor frozen."""
+    outcomes = {p.name: check_network(p.make, p.example, any_batch=p.any_batch) for p in PATTERNS}
+    for name, outcome in outcomes.items():
+        if outcome.kind in ("wrong", "raised"):
+            print(f"{outcome.kind:7} {name:30} {outcome.detail}")
+    lacking = [p.name for p in PATTERNS if set(p.must) - outcomes[p.name].cuttable]
+    slowest = max(outcomes, key=lambda name: outcomes[name].seconds)
+    print(f"{len(PATTERNS)} patterns: {_listed(Counter(outcome.kind for outcome in outcomes.values()))}")
+    print(f"frozen where it must be prunable: {len(lacking)}{': ' if lacking else ''}{', '.join(lacking)}")
+    print(f"slowest trace: {slowest} {outcomes[slowest].seconds:.2f} s")
+
+
+def _listed(counts: Counter[str]) -> str:
+    kinds = ("right", "approximate", "frozen", "wrong", "raised")
+    return ", ".join(f"{counts[kind]} {kind}" for kind in kinds)
+
+
+def main() -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", help="networks, or 'patterns'; everything where left out")
+    parser.add_argument("--no-onnx", action="store_true", help="leave the export out")
+    options = parser.parse_args()
+    known = {net.name for net in NETS} | {"patterns"}
+    unknown = sorted(set(options.names) - known)
+    if unknown:
+        parser.error(f"no network {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if options.names != ["patterns"]:
+        print_networks([name for name in options.names if name != "patterns"], onnx=not options.no_onnx)
+    if not options.names or "patterns" in options.names:
+        print_patterns()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""`causal-prune run`: what it writes, what it prints, and that what it prints is true."""
+
+import importlib.util
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+import causal_prune as cp
+from causal_prune.measure.latency import Latency
+from causal_prune.report.bundle import verify
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "model.onnx",
+    "model.safetensors",
+    "plan.json",
+    "report.json",
+    "report.md",
+    "report.html",
+    "latency.json",
+    "environment.json",
+    "SHA256SUMS",
+}
+CONTRACT = {
+    "": "schema_version command seed target split parity dense arms comparison layers agreement",
+    "target": "kind requested achieved",
+    "split": "train validation calibration test",
+    "parity": "max_abs tolerance passed",
+    "dense": "name importance seed accuracy_after_cut accuracy_after_compensation accuracy correct total ci95 macs "
+    "params onnx_bytes latency_ms speedup predictions_sha256",
+    "comparison": "arm versus mean_difference ci95 mcnemar_p wins_of",
+}
+LATENCY = "median iqr p90 p99 threads batch"
+
+
+def factory_of(world, name: str = "net"):
+    spec = importlib.util.spec_from_file_location("user_nets", world.factories)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+# --- what is in the bundle ---
+
+
+def test_bundle_is_whole(bundle: Path) -> None:
+    files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    figures = {name for name in files if name.startswith("figures/")}
+    assert files - figures == FILES
+    assert len(figures) == 4 and all(name.endswith(".png") for name in figures)
+    verify(bundle)
+    assert not [path for path in bundle.parent.iterdir() if path != bundle]
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
+def test_sums_are_read_by_sha256sum(bundle: Path) -> None:
+    command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_report_has_every_key_of_the_contract(bundle: Path) -> None:
+    report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+    for place, keys in CONTRACT.items():
+        assert set(keys.split()) <= set(report[place] if place else report), place
+    for arm in (report["dense"], *report["arms"]):
+        assert set(CONTRACT["dense"].split()) <= set(arm)
+    assert set(LATENCY.split()) <= set(report["arms"][0]["latency_ms"])
+    assert all(set(layer) == {"name", "filters_before", "filters_after", "frozen"} for layer in report["layers"])
+    assert [arm["name"] for arm in report["arms"]] == ["causal", "random", "random", "magnitude"]
+    assert [arm["seed"] for arm in report["arms"]] == [None, 0, 1, None]
+
+
+def test_numbers_of_the_report_fit_together(bundle: Path) -> None:
+    report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+    dense, causal = report["dense"], report["arms"][0]
+    assert report["split"] == {"train": 180, "validation": 20, "calibration": 180, "test": 100}
+    assert dense["correct"] > 90, "the network of these tests has learned its images"
+    assert causal["macs"] / dense["macs"] == pytest.approx(report["target"]["achieved"], abs=1e-9)
+    assert 0.3 < report["target"]["achieved"] <= 0.5
+    assert {arm["macs"] for arm in report["arms"]} == {causal["macs"]}
+    assert causal["onnx_bytes"] == (bundle / "model.onnx").stat().st_size
+    assert causal["speedup"] == dense["latency_ms"]["median"] / causal["latency_ms"]["median"]
+    assert report["parity"]["passed"] and report["parity"]["max_abs"] <= report["parity"]["tolerance"]
+    samples = json.loads((bundle / "latency.json").read_text(encoding="utf-8"))["samples"]
+    assert np.median(samples["causal"]) == pytest.approx(causal["latency_ms"]["median"])
+
+
+def test_command_in_the_report_is_the_one_that_was_typed(bundle: Path, world) -> None:
+    command = json.loads((bundle / "report.json").read_text(encoding="utf-8"))["command"]
+    typed = shlex.split(command)
+    assert typed[:2] == ["causal-prune", "run"]
+    assert typed[typed.index("--out") + 1] == str(bundle)
+    assert typed[2:4] == list(world.model[:2])
+
+
+def test_load_computes_what_the_onnx_file_computes(bundle: Path, world) -> None:
+    model = cp.load(bundle, factory_of(world))
+    images = np.random.default_rng(4).normal(0.5, 0.3, (5, 1, 8, 8)).astype(np.float32)
+    session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {session.get_inputs()[0].name: images})
+    with torch.no_grad():
+        found = model.eval()(torch.from_numpy(images)).numpy()
+    assert expected.shape == (5, 3) and expected.std() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in factory_of(world)().parameters())
+
+
+# --- what is printed ---
+
+
+@pytest.fixture
+def short(world) -> tuple[str, ...]:
+    return (*world.run, "--epochs", "0")
+
+
+def test_last_lines_name_the_report_and_two_commands_that_work(cli, short, no_export, tmp_path: Path) -> None:
+    done = cli(*short, "--out", "made/net")
+    assert (done.code, done.err) == (0, "")
+    *_, report, first, second = done.out.splitlines()
+    assert (tmp_path / report.removeprefix("report: ")).is_file()
+    commands = [shlex.split(first.removeprefix("next:")), shlex.split(second)]
+    assert [command[:2] for command in commands] == [["causal-prune", "gate"], ["causal-prune", "bench"]]
+    verdict = cli(*commands[0][1:])
+    assert verdict.code == 0 and "passed" in verdict.out
+    timed = cli(*commands[1][1:], "--seconds", "0.05")
+    assert timed.code == 0 and "median ms" in timed.out
+
+
+def test_commands_that_are_printed_are_quoted(cli, short, no_export) -> None:
+    done = cli(*short, "--out", "my nets/a net")
+    *_, first, second = done.out.splitlines()
+    assert shlex.split(first.removeprefix("next:"))[2] == "my nets/a net"
+    assert shlex.split(second)[2] == "my nets/a net/model.onnx"
+
+
+def test_json_is_all_that_is_printed(cli, short, no_export, tmp_path: Path) -> None:
+    done = cli(*short, "--out", "net", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out) == json.loads((tmp_path / "net" / "report.json").read_text(encoding="utf-8"))
+
+
+def test_default_folder_is_named_after_the_model(cli, short, no_export, tmp_path: Path) -> None:
+    assert cli(*short).code == 0
+    verify(tmp_path / "export" / "net")
+
+
+def test_dry_run_writes_nothing_and_says_what_would_go(cli, short, files, tmp_path: Path) -> None:
+    done = cli(*short, "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    *layers, target = done.out.splitlines()
+    assert [line.split(":")[0] for line in layers] == ["0", "3"]
+    assert target.startswith("keep_macs: requested 0.500, planned 0.4") and "nothing was written" in target
+    as_json = json.loads(cli(*short, "--dry-run", "--json").out)
+    assert as_json["target"]["kind"] == "keep_macs"
+    assert as_json["layers"][0]["filters_before"] == 8 > as_json["layers"][0]["filters_after"]
+    assert files(tmp_path) == {}
+
+
+def test_target_out_of_reach_exits_3_and_names_the_range(cli, short, files, tmp_path: Path) -> None:
+    done = cli(*short, "--keep-macs", "0.001", "--out", "net")
+    assert done.code == 3
+    assert "keep_macs=0.001 is out of reach" in done.error and "and 1" in done.error
+    assert files(tmp_path) == {}
+
+
+def test_nothing_left_to_prune_exits_3(cli, short, files, tmp_path: Path) -> None:
+    done = cli(*short, "--freeze", "0,3", "--out", "net")
+    assert done.code == 3
+    assert "prun" in done.error
+    assert files(tmp_path) == {}
+
+
+def test_missing_device_is_told_in_one_line(cli, short) -> None:
+    device = "mps" if torch.cuda.is_available() else "cuda"
+    done = cli(*short, "--device", device)
+    assert done.code == 2
+    assert f"--device: {device} cannot be used on this machine" in done.error
+
+
+# --- what the options do ---
+
+
+def test_zeroed_and_removed_stand_side_by_side(cli, world, brief_timing, tmp_path: Path) -> None:
+    zero = ("--mode", "zero", "--importance", "documented")
+    assert cli(*world.run, *zero, "--epochs", "0", "--out", "net").code == 0
+    report = json.loads((tmp_path / "net" / "report.json").read_text(encoding="utf-8"))
+    assert (report["mode"], report["importance"], report["parents"]) == ("zero", "documented", "chain")
+    dense, zeroed, removed = report["dense"], *report["arms"]
+    assert [zeroed["name"], removed["name"]] == ["causal", "causal-removed"]
+    assert zeroed["macs"] == dense["macs"] and zeroed["params"] == dense["params"]
+    assert removed["macs"] < 0.51 * dense["macs"]
+    assert removed["onnx_bytes"] < zeroed["onnx_bytes"]
+    text = (tmp_path / "net" / "report.md").read_text(encoding="utf-8")
+    assert "zeroed" in text and "causal-removed" in text
+
+
+def test_parents_are_the_users_choice(cli, world, no_export, tmp_path: Path) -> None:
+    zero = ("--mode", "zero", "--importance", "documented", "--parents", "graph")
+    assert cli(*world.run, *zero, "--out", "net").code == 0
+    assert json.loads((tmp_path / "net" / "report.json").read_text(encoding="utf-8"))["parents"] == "graph"
+
+
+def timed_by_size(files, **_):
+    """Latencies that follow the sizes of the files."""
+    return {name: Latency((path.stat().st_size / 1000,) * 3, 1, 1) for name, path in files.items()}
+
+
+def test_latency_target(cli, short, brief_timing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a network of this size runs in microseconds: its latency is stood in for by the size of its file
+    monkeypatch.setattr("causal_prune.latency_target.measure_latency", timed_by_size)
+    monkeypatch.setattr("causal_prune.latency_target.STEPS", 3)
+    done = cli(*short, "--keep-latency", "0.7", "--out", "net")
+    assert done.code == 0, done.err
+    target = json.loads((tmp_path / "net" / "report.json").read_text(encoding="utf-8"))["target"]
+    assert target["kind"] == "keep_latency" and target["requested"] == 0.7
+    assert 0.3 < target["achieved"] <= 0.7
+
+
+def test_configuration_file_and_flags_that_win(cli, short, world, no_export, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('keep-params = 0.6\nseed = 9\nout = "a"\n', encoding="utf-8")
+    assert cli(*short, "--config", "run.toml", "--seed", "3").code == 0
+    report = json.loads((tmp_path / "a" / "report.json").read_text(encoding="utf-8"))
+    assert report["target"]["kind"] == "keep_params" and report["seed"] == 3
+
+
+def test_second_run_replaces_the_bundle_and_keeps_what_is_not_its_own(
+    cli, short, no_export, tmp_path: Path
+) -> None:
+    assert cli(*short, "--out", "net").code == 0
+    (tmp_path / "net" / "baseline.json").write_text("mine", encoding="utf-8")
+    assert cli(*short, "--keep-macs", "0.8", "--out", "net").code == 0
+    report = json.loads((tmp_path / "net" / "report.json").read_text(encoding="utf-8"))
+    assert report["target"]["requested"] == 0.8
+    assert (tmp_path / "net" / "baseline.json").read_text(encoding="utf-8") == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+def test_force_replaces_what_is_no_bundle(cli, short, no_export, tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "old.txt").write_text("old", encoding="utf-8")
+    assert cli(*short, "--out", "net").code == 2
+    assert cli(*short, "--out", "net", "--force").code == 0
+    verify(tmp_path / "net")
+    assert not (tmp_path / "net" / "old.txt").exists()
+
+
+def test_same_seed_gives_the_same_report(cli, world, no_export, tmp_path: Path) -> None:
+    model = ("--model", f"{world.factories}:net")  # its untrained weights follow the seed too
+    options = ("--arms", "causal,random", "--random-seeds", "1", "--align", "1", "--epochs", "1", "--out", "net")
+    reports = []
+    for seed in ("0", "0", "1"):
+        assert cli("run", *model, *world.data, *options, "--seed", seed).code == 0
+        reports.append(json.loads((tmp_path / "net" / "report.json").read_text(encoding="utf-8")))
+    for report in reports:
+        del report["created"]
+        for arm in (report["dense"], *report["arms"]):
+            del arm["latency_ms"], arm["speedup"]
+    assert reports[0] == reports[1]
+    assert reports[0]["importances"] != reports[2]["importances"]
+
+
+# --- other people's things ---
+
+
+def test_torchvision_model_and_a_folder_of_images(cli, brief_timing, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for label, name in enumerate(("cat", "dog", "owl")):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(60 * label, 60 * label + 120, (40, 36, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
+    done = cli(
+        *("run", "--model", "torchvision:resnet18", "--model-arg", "num_classes=3"),
+        *("--data", "imagefolder:photos", "--input-shape", "3,32,32", "--keep-macs", "0.5", "--epochs", "0"),
+        *("--random-seeds", "2", "--calibration-images", "8"),
+    )
+    assert done.code == 0, done.err
+    bundle = tmp_path / "export" / "resnet18"
+    verify(bundle)
+    report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+    assert report["classes"] == 3 and report["split"]["calibration"] == 8
+    assert report["target"]["achieved"] == pytest.approx(0.5, abs=0.05)
+    assert report["parity"]["passed"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_public_resnet20_as_in_the_readme(tmp_path: Path) -> None:
+    if not (ROOT.parent / "shared" / "models" / "cifar10_resnet20.safetensors").is_file():
+        pytest.skip("the public weights and CIFAR-10 are not at ../shared")
+    command = (
+        "run --model examples/cifar_resnet.py:resnet20 --weights ../shared/models/cifar10_resnet20.safetensors "
+        "--data npz:../shared/data/cifar10.npz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
+        f"--keep-macs 0.5 --epochs 0 --out {tmp_path / 'resnet20'}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "causal_prune", *command.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    verify(tmp_path / "resnet20")
+    report = json.loads((tmp_path / "resnet20" / "report.json").read_text(encoding="utf-8"))
+    assert report["dense"]["correct"] == 9173
+    assert report["parity"]["passed"]
+    assert 0.49 < report["target"]["achieved"] <= 0.5
+    assert report["comparison"]["mean_difference"] > 0
+    assert any("shortcut" in note for note in report["notes"])

@@ -1,0 +1,486 @@
+"""Cut half of a network and judge the result without believing the graph that the cut came from.
+
+The reference is the dense network in which every layer of the plan reads zeros at the channels that the plan drops
+(hooks on its inputs, no weight is touched). Normalisations over channels take their statistics over what is kept.
+Whether the reference is a cut at all is proved by noise: whatever the dropped filters emit, it must not notice.
+"""
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from causal_prune.arms import bundle_weights
+from causal_prune.batches import call, tensors_in
+from causal_prune.channel_removal import load, remove, zero
+from causal_prune.errors import CausalPruneError
+from causal_prune.filter_graph import FilterGraph, trace
+from causal_prune.importance.scores import from_units
+from causal_prune.onnx_export import export_onnx
+from causal_prune.pruning_plan import PruningPlan, plan_widths
+from tests.zoo.nested import error_between, finite, like, resampled
+from tests.zoo.untouched import TouchedError, untouched
+
+Kind = Literal["right", "frozen", "wrong", "raised"]
+MIXING = (nn.modules.conv._ConvNd, nn.Linear)
+TOLERANCE = 1e-5
+HALF_TOLERANCE = 1e-2
+TRAINING_TOLERANCE = 1e-3
+"""Batch norm over a batch of four amplifies rounding."""
+DOUBLE_TOLERANCE = 1e-9
+
+
+class WrongError(Exception):
+    """What is wrong with a cut."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one network.
+
+    Attributes:
+        kind: "right" where something was cut and every check held, "frozen" where nothing can be cut.
+        frozen_share: Share of the filters that can never be cut, of those that produce no network output.
+        seconds: Of the trace.
+        detail: What is wrong, or what could not be checked.
+        approximate: Whether a normalisation over channels was cut and could not be checked against a reference.
+        cuttable: Layers of which at least one filter belongs to a prunable group.
+        groups: Number of prunable groups.
+        trained: Whether the removed network took a training step.
+        error: Largest relative error of any output.
+        onnx: The error between ONNX Runtime and torch, or why there is no file.
+    """
+
+    kind: Kind
+    frozen_share: float = 1.0
+    seconds: float = 0.0
+    detail: str = ""
+    approximate: bool = False
+    cuttable: frozenset[str] = frozenset()
+    groups: int = 0
+    trained: bool = False
+    error: float = 0.0
+    onnx: str = ""
+
+
+def check_network(
+    make: Callable[[], nn.Module],
+    example: Any,
+    *,
+    seed: int = 0,
+    any_batch: bool = True,
+    prepare: Callable[[nn.Module], None] | None = None,
+    onnx: bool = False,
+) -> Outcome:
+    """Trace a network, cut a random half of every prunable group, and judge.
+
+    Args:
+        make: Makes the network; called several times, with the same seed.
+        example: What to trace with: a tensor, a tuple or a mapping.
+        seed: Of the choice of units and of the further inputs.
+        any_batch: Whether other batch sizes than the example's may be tried.
+        prepare: Gives the network under test weights and statistics that `make` alone does not give.
+        onnx: Whether to export the removed network as well, with a dynamic batch and a parity of 1e-5.
+
+    Returns:
+        The outcome; nothing is raised.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = _made(make)
+        if prepare is not None:
+            prepare(model)
+        next(iter(model.modules())).train()
+        start = time.perf_counter()
+        try:
+            with untouched(model):
+                start = time.perf_counter()
+                graph = trace(model, example)
+                seconds = time.perf_counter() - start
+        except TouchedError as error:
+            return Outcome("wrong", detail=f"trace: {error}")
+        except Exception as error:
+            return Outcome("raised", seconds=time.perf_counter() - start, detail=_line("trace", error))
+        outcome = Outcome("right", *_facts(model, graph, seconds))
+        if not graph.prunable:
+            return _with(outcome, kind="frozen", detail="; ".join(sorted(set(graph.frozen.values())))[:200])
+        step = "remove"
+        try:
+            plans = [_plan(graph, seed, share) for share in (0.5, 0.0)]
+            with untouched(model):
+                cut = _Cut(make, model, plans[0], remove(model, plans[0]))
+            step = "keep all"
+            _check_keeping_all(model, plans[1], example)
+            step = "zero"
+            with untouched(model):
+                silenced = zero(model, plans[0], where="consumers")
+            step = "compare"
+            inputs = list(_inputs(example, seed, any_batch))
+            outcome = _with(outcome, **_compare(cut, silenced, graph, inputs))
+            step = "rebuild"
+            _check_rebuilt(cut, inputs)
+            step = "train"
+            outcome = _with(outcome, trained=_check_training(cut, inputs[-1], outcome.approximate))
+            if onnx:
+                outcome = _with(outcome, onnx=_exported(cut.removed, example))
+        except (WrongError, TouchedError) as error:
+            return _with(outcome, kind="wrong", detail=f"{step}: {error}")
+        except Exception as error:
+            return _with(outcome, kind="raised", detail=_line(step, error))
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Cut:
+    make: Callable[[], nn.Module]
+    model: nn.Module
+    plan: PruningPlan
+    removed: nn.Module
+
+    def dense(self) -> nn.Module:
+        """A fresh dense network with the model's weights, in eval mode; `deepcopy` is not relied on."""
+        fresh = _made(self.make)
+        fresh.load_state_dict(self.model.state_dict())
+        return fresh.eval()
+
+
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(11)
+    return make()
+
+
+def _with(outcome: Outcome, **changes: Any) -> Outcome:
+    return Outcome(**{**vars(outcome), **changes})
+
+
+def _line(step: str, error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{step}: {type(error).__name__}: {text[0] if text else ''}"[:300]
+
+
+def _plan(graph: FilterGraph, seed: int, share: float) -> PruningPlan:
+    generator = torch.Generator().manual_seed(seed)
+    scores = from_units(
+        "random", "none", graph, lambda g: torch.rand(g.size, generator=generator, dtype=torch.float64)
+    )
+    widths = {group.name: max(group.size - int(group.size * share), 1) for group in graph.prunable}
+    return plan_widths(graph, scores, widths, kind="remove_filters", requested=0.5)
+
+
+def _facts(
+    model: nn.Module, graph: FilterGraph, seconds: float
+) -> tuple[float, float, str, bool, frozenset[str], int]:
+    free: dict[str, set[int]] = {}
+    for group in graph.prunable:
+        for member in group.of_role("producer"):
+            free.setdefault(member.layer, set()).update(member.positions)
+    total = frozen = 0
+    for name, module in model.named_modules():
+        if not isinstance(module, MIXING):
+            continue
+        filters = getattr(module, "out_channels", None) or getattr(module, "out_features", 0)
+        passenger = getattr(module, "groups", 1) == filters > 1 and name not in free
+        if passenger or "output of the network" in graph.frozen.get(name, "") and name not in free:
+            continue
+        total += filters
+        frozen += filters - len(free.get(name, ()))
+    approximate = any(group.approximate for group in graph.prunable)
+    return frozen / max(total, 1), seconds, "", approximate, frozenset(free), len(graph.prunable)
+
+
+def _check_keeping_all(model: nn.Module, plan: PruningPlan, example: Any) -> None:
+    same = remove(model, plan)
+    expected, found = (_run(net.eval(), example) for net in (copy.deepcopy(same), same))
+    state, dense = same.state_dict(), model.state_dict()
+    if list(state) != list(dense) or any(not torch.equal(state[key], dense[key]) for key in dense):
+        raise WrongError("a plan that keeps every unit changes the state dict")
+    if error_between(expected, found) != 0:
+        raise WrongError("a plan that keeps every unit gives other outputs")
+
+
+def _inputs(example: Any, seed: int, any_batch: bool) -> Iterator[Any]:
+    """The example, its negative (other branches), and a random batch of four."""
+    yield example
+    yield resampled(example, None, seed, sign=-1.0)
+    yield resampled(example, 4 if any_batch else None, seed + 1, sign=1.0)
+
+
+def _run(model: nn.Module, inputs: Any, *, seed: int = 5) -> Any:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return call(model, like(inputs))
+
+
+def _compare(cut: _Cut, silenced: nn.Module, graph: FilterGraph, inputs: list[Any]) -> dict[str, Any]:
+    approximate = any(group.approximate for group in graph.prunable)
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in cut.model.parameters())
+    tolerance = HALF_TOLERANCE if half else TOLERANCE
+    removed = copy.deepcopy(cut.removed).eval()
+    reference = cut.dense()
+    _adopt_parameters(reference, silenced, cut.plan)
+    result: dict[str, Any] = {"error": 0.0}
+    if sum(p.numel() for p in removed.parameters()) >= sum(p.numel() for p in reference.parameters()):
+        raise WrongError("the removed network has no fewer parameters")
+    with reading_zeros(reference, cut.plan):
+        for place, batch in enumerate(inputs):
+            expected, found = _run(reference, batch), _run(removed, batch)
+            if not finite(found):
+                raise WrongError("outputs are not finite")
+            error = error_between(expected, found)
+            result["error"] = max(result["error"], error)
+            if error > tolerance and not approximate:
+                exact = None if half else _error_in_double(cut, silenced, batch)
+                if exact is None or exact > DOUBLE_TOLERANCE:
+                    raise WrongError(f"input {place}: removed differs from silenced by {error:.2g}")
+                result["detail"] = f"float32 error {error:.2g}, float64 {exact:.2g}"
+            result["approximate"] = result.get("approximate", False) or error > tolerance and approximate
+            with emitting_noise(reference, cut.plan):
+                noticed = error_between(expected, _run(reference, batch))
+            if noticed > tolerance and not approximate:
+                raise WrongError(
+                    f"input {place}: a reader of a dropped filter is not in the plan ({noticed:.2g})"
+                )
+    _check_zero(cut, silenced, inputs[-1], tolerance, approximate)
+    _check_not_vacuous(cut, inputs[0])
+    return result
+
+
+def _error_in_double(cut: _Cut, silenced: nn.Module, batch: Any) -> float | None:
+    reference, removed = cut.dense(), copy.deepcopy(cut.removed)
+    _adopt_parameters(reference, silenced, cut.plan)
+    batch = like(batch, dtype=torch.float64)
+    try:
+        with reading_zeros(reference.double().eval(), cut.plan):
+            return error_between(_run(reference, batch), _run(removed.double().eval(), batch))
+    except RuntimeError:  # a network with float32 written into it
+        return None
+
+
+def _check_zero(cut: _Cut, silenced: nn.Module, batch: Any, tolerance: float, approximate: bool) -> None:
+    """`zero` at the consumers computes what a network computes that reads zeros."""
+    reference = cut.dense()
+    _adopt_parameters(reference, silenced, cut.plan)
+    with reading_zeros(reference, cut.plan, norms=False):
+        error = error_between(_run(reference, batch), _run(silenced.eval(), batch))
+    if error > tolerance and not approximate:
+        raise WrongError(f"zero(where='consumers') differs from reading zeros by {error:.2g}")
+
+
+def _check_not_vacuous(cut: _Cut, batch: Any) -> None:
+    dense = cut.dense()
+    expected = _run(dense, batch)
+    with emitting_noise(dense, cut.plan):
+        if error_between(expected, _run(dense, batch)) < 1e-4:
+            raise WrongError("nothing that was cut has an effect on the outputs")
+
+
+def _adopt_parameters(reference: nn.Module, silenced: nn.Module, plan: PruningPlan) -> None:
+    """Bare parameters have no hook: for them alone the zeros of `zero` are used."""
+    for name in plan.parameters:
+        path, _, label = name.rpartition(".")
+        target, source = (getattr(m.get_submodule(path), label) for m in (reference, silenced))
+        with torch.no_grad():
+            target.copy_(source)
+
+
+def _check_rebuilt(cut: _Cut, inputs: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cut.plan.save(Path(folder) / "plan.json")
+        bundle_weights(cut.removed, Path(folder) / "model.safetensors")
+        rebuilt = load(folder, lambda: _made(cut.make))
+    state, other = cut.removed.state_dict(), rebuilt.state_dict()
+    if list(state) != list(other) or any(not torch.equal(state[key], other[key]) for key in state):
+        raise WrongError("load gives another state dict than remove")
+    removed = copy.deepcopy(cut.removed).eval()
+    for batch in inputs:
+        if error_between(_run(removed, batch), _run(rebuilt, batch)) != 0:
+            raise WrongError("load gives another network than remove: outputs are not the same bits")
+    if _tied(cut.model) != _tied(rebuilt):
+        raise WrongError("load unties weights that were tied")
+
+
+def _tied(model: nn.Module) -> list[tuple[str, ...]]:
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    return sorted(tuple(names) for names in owners.values() if len(names) > 1)
+
+
+def _check_training(cut: _Cut, batch: Any, approximate: bool) -> bool:
+    """A step of training: the same parameters learn, and before it both networks compute the same.
+
+    Returns:
+        False where not even the dense network trains on this input.
+    """
+    dense, removed = cut.dense(), copy.deepcopy(cut.removed)
+    flags = {name: p.requires_grad for name, p in cut.model.named_parameters()}
+    if {name: p.requires_grad for name, p in removed.named_parameters()} != flags:
+        raise WrongError("requires_grad flags differ")
+    if _tied(cut.model) != _tied(removed):
+        raise WrongError("tied weights are no longer tied")
+    try:
+        learned = _step(dense, batch)
+    except (RuntimeError, ValueError):
+        return False
+    if learned is None:
+        return False
+    error = _error_in_training(cut, batch)
+    if error > TRAINING_TOLERANCE and not approximate:
+        raise WrongError(f"removed differs from silenced by {error:.2g} in train mode")
+    found = _step(removed, batch)
+    if found != learned:
+        raise WrongError(f"other parameters learn: {sorted(learned ^ (found or set()))[:3]}")
+    if not finite(_run(removed.eval(), batch)) or not all(
+        bool(p.isfinite().all()) for p in removed.parameters()
+    ):
+        raise WrongError("not finite after a training step")
+    return True
+
+
+def _error_in_training(cut: _Cut, batch: Any) -> float:
+    """Difference between removed and silenced in train mode; 0 where the network is random there."""
+    reference, again, removed = cut.dense().train(), cut.dense().train(), copy.deepcopy(cut.removed).train()
+    if error_between(_run(again, batch, seed=1), _run(again, batch, seed=2)) > HALF_TOLERANCE:
+        return 0.0
+    with reading_zeros(reference, cut.plan):
+        return error_between(_run(reference, batch), _run(removed, batch))
+
+
+def _exported(removed: nn.Module, example: Any) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return f"{export_onnx(removed, Path(folder) / 'net.onnx', example, tolerance=1e-5).max_abs:.0e}"
+        except CausalPruneError as error:
+            return f"{type(error).__name__}: {error}"
+
+
+def _step(model: nn.Module, batch: Any) -> set[str] | None:
+    """Names of the parameters that got a gradient; None where no output can be trained on."""
+    model.train()
+    torch.manual_seed(3)
+    outputs = [t for t in tensors_in(call(model, like(batch))) if t.requires_grad]
+    if not outputs:
+        return None
+    loss = sum((t.abs() if t.is_complex() else t).float().pow(2).mean() for t in outputs)
+    loss.backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None}
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3).step()
+    return learned
+
+
+def _dropped(kept: tuple[int, ...] | None, extent: int) -> list[int]:
+    return sorted(set(range(extent)) - set(kept)) if kept is not None else []
+
+
+@contextmanager
+def _hooked(handles: list[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _channel(module: nn.Module, tensor: Tensor) -> int:
+    spatial = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
+    return tensor.dim() - 1 - spatial
+
+
+def reading_zeros(model: nn.Module, plan: PruningPlan, *, norms: bool = True) -> Any:
+    """Context in which every layer of the plan reads zeros at the dropped channels.
+
+    Args:
+        model: The dense network.
+        plan: The plan.
+        norms: Whether normalisations over channels are computed over the kept ones.
+    """
+    handles = []
+    for name, cut in plan.layers.items():
+        module = model.get_submodule(name)
+        gone = _dropped(cut.keep_inputs, cut.inputs)
+        if isinstance(module, MIXING) and gone:
+
+            def blind(m: nn.Module, args: Any, kwargs: Any, gone: list[int] = gone) -> Any:
+                source = (args[0] if args else kwargs["input"]).clone()
+                source.index_fill_(_channel(m, source), torch.tensor(gone), 0)
+                return ((source, *args[1:]), kwargs) if args else (args, {**kwargs, "input": source})
+
+            handles.append(module.register_forward_pre_hook(blind, with_kwargs=True))
+        elif norms and isinstance(module, nn.LayerNorm | nn.GroupNorm) and cut.keep_filters is not None:
+
+            def masked(m: Any, args: Any, out: Tensor, kept: tuple[int, ...] = cut.keep_filters) -> Tensor:
+                over = _group_norm if isinstance(m, nn.GroupNorm) else _layer_norm
+                return over(m, args[0], out, torch.tensor(kept))
+
+            handles.append(module.register_forward_hook(masked))
+    return _hooked(handles)
+
+
+def _layer_norm(module: nn.LayerNorm, source: Tensor, out: Tensor, kept: Tensor) -> Tensor:
+    width = module.normalized_shape[-1]
+    for dim in (source.dim() - 1, 1):
+        if source.shape[dim] == width and len(module.normalized_shape) == 1:
+            moved = source.movedim(dim, -1)
+            full = functional.layer_norm(moved, (width,), module.weight, module.bias, module.eps)
+            if torch.allclose(full.movedim(-1, dim), out, rtol=1e-4, atol=1e-5):
+                affine = [None if p is None else p[kept] for p in (module.weight, module.bias)]
+                part = functional.layer_norm(moved[..., kept], (len(kept),), *affine, module.eps)
+                return torch.zeros_like(moved).index_copy(-1, kept, part).movedim(-1, dim)
+    return out
+
+
+def _group_norm(module: nn.GroupNorm, source: Tensor, out: Tensor, kept: Tensor) -> Tensor:
+    result = torch.zeros_like(out)
+    for block in torch.arange(module.num_channels).chunk(module.num_groups):
+        here = kept[torch.isin(kept, block)]
+        if len(here):
+            affine = [None if p is None else p[here] for p in (module.weight, module.bias)]
+            result[:, here] = functional.group_norm(source[:, here], 1, *affine, module.eps)
+    return result
+
+
+@contextmanager
+def emitting_noise(model: nn.Module, plan: PruningPlan) -> Iterator[None]:
+    """Dropped filters emit noise, whatever they read; dropped entries of bare parameters are noise."""
+    handles = []
+    for name, cut in plan.layers.items():
+        module, gone = model.get_submodule(name), _dropped(cut.keep_filters, cut.filters)
+        if isinstance(module, MIXING) and gone:
+
+            def noisy(m: nn.Module, args: Any, out: Tensor, gone: list[int] = gone) -> Tensor:
+                generator = torch.Generator().manual_seed(len(gone))
+                noise = 10 * torch.randn(out.shape, generator=generator).to(out.dtype)
+                where = torch.zeros(out.shape[_channel(m, out)], dtype=torch.bool)
+                where[gone] = True
+                return torch.where(where.reshape(-1, *[1] * (out.dim() - 1 - _channel(m, out))), noise, out)
+
+            handles.append(module.register_forward_hook(noisy))
+    saved = {name: tensor.detach().clone() for name, tensor in _bare(model, plan)}
+    try:
+        for name, tensor in _bare(model, plan):
+            cut = plan.parameters[name]
+            index = torch.tensor(_dropped(cut.keep, cut.size))
+            part = tensor.detach().index_select(cut.dim, index)
+            noise = torch.randn(part.shape, generator=torch.Generator().manual_seed(7)).to(part.dtype)
+            tensor.detach().index_copy_(cut.dim, index, torch.where(part == 0, part, noise))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, tensor in _bare(model, plan):
+            tensor.detach().copy_(saved[name])
+
+
+def _bare(model: nn.Module, plan: PruningPlan) -> Iterator[tuple[str, Tensor]]:
+    known: Mapping[str, Tensor] = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    yield from ((name, known[name]) for name in plan.parameters if known[name].is_floating_point())
