@@ -1,26 +1,19 @@
 """The comparison of arms: which ones run, what they export, and what the report says of them."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
-
-import torch
 
 from causal_prune.arms import ArmResult, Images, Mode, Recipe, curve, dense_arm, run_arm
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance import FilterScores, score
-from causal_prune.measure.accuracy import mcnemar_exact, paired_difference
-from causal_prune.measure.latency import Latency, measure_latency, speedup
+from causal_prune.measure.latency import Latency, measure_latency
 from causal_prune.onnx_export import Parity, export_onnx
 from causal_prune.progress import status
 from causal_prune.pruning_plan import PruningPlan, plan, plan_widths
-from causal_prune.report.report import Arm, Comparison, Curve, LatencySummary, Layer, hits_to_text
+from causal_prune.report.report import Curve
 
 ARMS = ("causal", "random", "magnitude")
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -215,146 +208,3 @@ def export_arms(
     return {
         position: Exported(parities[name], sizes[name], latencies[name]) for name, position in first.items()
     }
-
-
-def arm_entries(results: Sequence[ArmResult], exports: Mapping[int, Exported]) -> list[Arm]:
-    """The arms as the report holds them.
-
-    Args:
-        results: The arms, dense first, causal second.
-        exports: From `export_arms`.
-
-    Returns:
-        One entry per arm.
-    """
-    reference, causal = exports[0].latency, results[1].stages["end"]
-    entries = []
-    for position, result in enumerate(results):
-        end, exported = result.stages["end"], exports.get(position)
-        stages = {name: stage.value for name, stage in result.stages.items()}
-        latency = exported.latency if exported else None
-        entries.append(
-            Arm(
-                name=result.name,
-                importance=result.importance,
-                seed=result.seed,
-                accuracy_after_cut=stages.get("cut"),
-                accuracy_after_compensation=stages.get("compensation"),
-                accuracy=end.value,
-                correct=end.correct,
-                total=end.total,
-                ci95=end.ci95,
-                macs=result.cost.macs,
-                params=result.cost.params,
-                onnx_bytes=exported.size if exported else None,
-                latency_ms=_summary(latency) if latency else None,
-                speedup=speedup(reference, latency) if latency else None,
-                predictions_sha256=end.predictions_sha256,
-                hits=hits_to_text(end.hits),
-                mcnemar_p=None if position == 1 else mcnemar_exact(causal.hits, end.hits),
-            )
-        )
-    return entries
-
-
-def _summary(latency: Latency) -> LatencySummary:
-    return LatencySummary(
-        median=latency.median,
-        p90=latency.p90,
-        p99=latency.p99,
-        iqr=latency.iqr,
-        threads=latency.threads,
-        batch=latency.batch,
-    )
-
-
-def compared(results: Sequence[ArmResult]) -> Comparison | None:
-    """The causal arm against the random arms, paired by the test images and over the seeds.
-
-    Args:
-        results: The arms, causal second.
-
-    Returns:
-        The comparison; None without random arms.
-    """
-    causal = results[1].stages["end"]
-    random = [result.stages["end"] for result in results if result.name == "random"]
-    if not random:
-        return None
-    difference = paired_difference([causal.value - other.value for other in random])
-    middle = min(random, key=lambda other: abs(other.value - median(each.value for each in random)))
-    return Comparison(
-        arm="causal",
-        versus="random",
-        mean_difference=difference.mean,
-        ci95=difference.ci95,
-        mcnemar_p=mcnemar_exact(causal.hits, middle.hits),
-        wins_of=(difference.wins, difference.of),
-    )
-
-
-def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[Layer]:
-    """Widths before and after, of convolutions and linear layers.
-
-    Args:
-        graph: From `trace`.
-        planned: The causal arm's plan.
-
-    Returns:
-        One entry per layer in order of execution, layers that never ran last.
-    """
-    entries = []
-    for name, layer in graph.layers.items():
-        if layer.inputs:
-            entry = planned.layers.get(name)
-            kept = entry.keep_filters if entry else None
-            entries.append(
-                Layer(
-                    name=name,
-                    filters_before=layer.filters,
-                    frozen=graph.frozen.get(name),
-                    filters_after=layer.filters if kept is None else len(kept),
-                )
-            )
-    return entries
-
-
-def environment(threads: int) -> dict[str, str | int | float | bool | None]:
-    """What the numbers were made with.
-
-    Args:
-        threads: Of ONNX Runtime.
-
-    Returns:
-        Versions, processor and threads.
-    """
-    packages = ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "numpy", "causal-prune")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "cpu": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "torch_threads": torch.get_num_threads(),
-        "onnxruntime_threads": threads,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-
-
-def now() -> str:
-    """The time of the report.
-
-    Returns:
-        ISO 8601, UTC, seconds.
-    """
-    return datetime.now(UTC).isoformat(timespec="seconds")

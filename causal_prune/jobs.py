@@ -10,10 +10,10 @@ from torch import nn
 
 from causal_prune.arms import loader
 from causal_prune.batches import seeded
-from causal_prune.comparison import layer_entries
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
+from causal_prune.findings import layer_entries
 from causal_prune.fine_tuning import fine_tune
 from causal_prune.importance import METHODS, score
 from causal_prune.importance.scores import Parents

@@ -1,6 +1,5 @@
 """The whole flow: a trained network and its data in, a smaller network and its report out."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -12,30 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune.arms import Mode, Recipe, bundle_weights, loader
-from causal_prune.batches import copied
-from causal_prune.comparison import (
-    arm_entries,
-    compared,
-    environment,
-    export_arms,
-    layer_entries,
-    now,
-    rivals_of,
-    run_arms,
-    share_curve,
-)
+from causal_prune.arms import Mode, Recipe, loader
+from causal_prune.batches import Inputs, copied
+from causal_prune.comparison import export_arms, rivals_of, run_arms, share_curve
+from causal_prune.errors import CausalPruneError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
-from causal_prune.importance import FilterScores, score
+from causal_prune.findings import assemble, write_bundle
+from causal_prune.importance import score
 from causal_prune.importance.scores import Parents
 from causal_prune.latency_target import plan_latency
 from causal_prune.progress import status
 from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan
 from causal_prune.report.bundle import staged
-from causal_prune.report.render import render
-from causal_prune.report.report import ParitySummary, Report, Split
-from causal_prune.report.report import Target as ReportTarget
+from causal_prune.report.report import Report
+from causal_prune.trial_cuts import difference
 
 
 @dataclass(frozen=True)
@@ -178,72 +168,58 @@ def compress(
         device,
     )
     with _workplace(out, force) as folder:
-        graph = trace(dense, recipe.example, freeze=freeze)
+        with status("trace"):
+            graph = trace(dense, recipe.example, freeze=freeze)
         moments = observe(dense, graph, loader(data.calibration))
-        with status("score and plan"):
+        with status("score"):
             scores = score(graph, moments, method=importance, parents=parents, seed=seed)
             rivals = rivals_of(graph, moments, arms, random_seeds, seed)
         block = alignment(align)
         if keep_latency is None:
-            planned = plan(
-                graph,
-                scores,
-                keep_macs=keep_macs,
-                keep_params=keep_params,
-                remove_filters=remove_filters,
-                align=block,
-            )
+            shares = {"keep_macs": keep_macs, "keep_params": keep_params, "remove_filters": remove_filters}
+            planned = plan(graph, scores, align=block, **shares)
         else:
             planned = plan_latency(
                 dense, graph, scores, recipe.example, keep_latency=keep_latency, align=block, threads=threads
             )
+        _prove(dense, graph, planned, recipe.example)
         results = run_arms(recipe, graph, planned, importance, rivals, mode)
-        points = share_curve(recipe, data.validation, graph, scores, rivals, mode)
         exports = export_arms(
             results, recipe, folder, threads=threads, metadata={"causal_prune.command": command}
         )
-        entries = arm_entries(results, exports)
-        achieved, parity = planned.target, exports[1].parity
-        report = Report(
-            schema_version=1,
-            command=command,
-            seed=seed,
-            created=now(),
-            title=title or type(model).__name__,
-            mode=mode,
-            importance=importance,
-            parents=parents or "graph",
-            epochs=epochs,
-            compensation="batch-norm re-estimation" if repair else "none",
-            target=ReportTarget(kind=achieved.kind, requested=achieved.requested, achieved=achieved.achieved),
-            split=Split(**data.split),
-            data=data.name,
-            classes=len(data.classes),
-            parity=ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed),
-            dense=entries[0],
-            arms=tuple(entries[1:]),
-            comparison=compared(results),
-            layers=tuple(layer_entries(graph, planned)),
-            agreement=None,
-            curve=points,
-            importances=_importances(scores),
-            importance_unit=scores.unit,
+        report = assemble(
+            results,
+            exports,
+            graph,
+            planned,
+            scores,
+            curve=share_curve(recipe, data.validation, graph, scores, rivals, mode),
+            asked={
+                "command": command,
+                "title": title or type(model).__name__,
+                "seed": seed,
+                "mode": mode,
+                "importance": importance,
+                "parents": parents or "graph",
+                "epochs": epochs,
+                "compensation": "batch-norm re-estimation" if repair else "none",
+            },
+            read={"split": data.split, "data": data.name, "classes": len(data.classes)},
             notes=tuple(_notes(graph, data, block, importance, parents)),
-            environment=environment(threads),
+            threads=threads,
         )
         smaller = results[1].model.cpu().eval()
-        planned.save(folder / "plan.json")
-        bundle_weights(smaller, folder / "model.safetensors")
-        samples = {
-            results[position].name: list(exported.latency.samples_ms)
-            for position, exported in exports.items()
-        }
-        (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")
-        (folder / "environment.json").write_text(json.dumps(report.environment, indent=2) + "\n")
-        report.save(folder / "report.json")
-        with status("render the report"):
-            render(folder)
+        write_bundle(folder, smaller, planned, report, results, exports)
     return Compressed(smaller, planned, report, out)
+
+
+def _prove(dense: nn.Module, graph: FilterGraph, planned: PruningPlan, example: Inputs) -> None:
+    """The check of every group, once more, on the whole cut."""
+    wrong = difference(dense, planned.cuts, [example], as_in_training=graph.trains_more)
+    if wrong is not None:
+        raise CausalPruneError(
+            f"the whole cut is wrong although each group's was right ({wrong}); nothing was written"
+        )
 
 
 @contextmanager
@@ -260,11 +236,6 @@ def _example(data: Data, device: str) -> Tensor:
     """Two calibration images: some networks keep the batch dynamic in ONNX only for more than one."""
     images = [data.calibration[k % len(cast(Sized, data.calibration))][0] for k in range(2)]
     return torch.stack(images).to(device)
-
-
-def _importances(scores: FilterScores) -> dict[str, tuple[float, ...]]:
-    finite = {name: values[values.isfinite()].tolist() for name, values in scores.layers.items()}
-    return {name: tuple(values) for name, values in finite.items() if values}
 
 
 def _notes(

@@ -33,7 +33,7 @@ def judged(net: Net, *, onnx: bool) -> Outcome:
     Returns:
         The outcome.
     """
-    return check_network(net.make, net.example, prepare=with_statistics(net), onnx=onnx and net.onnx)
+    return check_network(net.make, net.example, prepare=with_statistics(net), onnx=onnx)
 
 
 def verdict(outcome: Outcome) -> str:

@@ -69,6 +69,18 @@ def test_interrupt_leaves_the_old_bundle_or_none(
         verify(tmp_path / "net")
 
 
+def test_interrupt_behind_another_error(cli, world, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("the stack of modes is not empty")  # as torch does when it is cut short
+
+    monkeypatch.setattr(STEPS["observe"], stop)
+    done = cli(*world.run, "--out", "net")
+    assert (done.code, done.err.strip()) == (130, MESSAGE)
+
+
 @pytest.mark.parametrize("when", ["before the last rename", "after the last rename"])
 def test_interrupt_between_the_renames(
     cli, world, no_export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files, before, when: str
@@ -142,6 +154,8 @@ def test_signal_to_a_running_process(world, tmp_path: Path, bundle: Path, files)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, out, err.strip()) == (130, "", MESSAGE)
+    # Python dies of the signal where it met code that was made by exec; a shell calls both 130
+    assert process.returncode in (130, -signal.SIGINT)
+    assert (out, err.strip()) == ("", MESSAGE)
     assert files(tmp_path) == before
     verify(tmp_path / "net")

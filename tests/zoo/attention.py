@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.zoo.frame import AROUND, BEFORE, Pattern, block, fn, framed
+from tests.zoo.frame import AROUND, BEFORE, Pattern, fn, framed
 
 
 class SqueezeExcite(nn.Module):

@@ -8,15 +8,13 @@ Whether the reference is a cut at all is proved by noise: whatever the dropped f
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from causal_prune.arms import bundle_weights
 from causal_prune.batches import call, tensors_in
@@ -27,10 +25,10 @@ from causal_prune.importance.scores import from_units
 from causal_prune.onnx_export import export_onnx
 from causal_prune.pruning_plan import PruningPlan, plan_widths
 from tests.zoo.nested import error_between, finite, like, resampled
+from tests.zoo.silencing import MIXING, emitting_noise, reading_zeros
 from tests.zoo.untouched import TouchedError, untouched
 
 Kind = Literal["right", "frozen", "wrong", "raised"]
-MIXING = (nn.modules.conv._ConvNd, nn.Linear)
 TOLERANCE = 1e-5
 HALF_TOLERANCE = 1e-2
 TRAINING_TOLERANCE = 1e-3
@@ -101,40 +99,56 @@ def check_network(
         start = time.perf_counter()
         try:
             with untouched(model):
-                start = time.perf_counter()
                 graph = trace(model, example)
                 seconds = time.perf_counter() - start
         except TouchedError as error:
             return Outcome("wrong", detail=f"trace: {error}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any error is an outcome
             return Outcome("raised", seconds=time.perf_counter() - start, detail=_line("trace", error))
         outcome = Outcome("right", *_facts(model, graph, seconds))
         if not graph.prunable:
             return _with(outcome, kind="frozen", detail="; ".join(sorted(set(graph.frozen.values())))[:200])
+        inputs = list(_inputs(example, seed, any_batch))
         step = "remove"
         try:
-            plans = [_plan(graph, seed, share) for share in (0.5, 0.0)]
-            with untouched(model):
-                cut = _Cut(make, model, plans[0], remove(model, plans[0]))
-            step = "keep all"
-            _check_keeping_all(model, plans[1], example)
-            step = "zero"
-            with untouched(model):
-                silenced = zero(model, plans[0], where="consumers")
-            step = "compare"
-            inputs = list(_inputs(example, seed, any_batch))
-            outcome = _with(outcome, **_compare(cut, silenced, graph, inputs))
-            step = "rebuild"
-            _check_rebuilt(cut, inputs)
-            step = "train"
-            outcome = _with(outcome, trained=_check_training(cut, inputs[-1], outcome.approximate))
-            if onnx:
-                outcome = _with(outcome, onnx=_exported(cut.removed, example))
+            for step, facts in _judged(make, model, graph, inputs, seed, onnx):  # noqa: B007 - named in the outcome
+                outcome = _with(outcome, **facts)
         except (WrongError, TouchedError) as error:
             return _with(outcome, kind="wrong", detail=f"{step}: {error}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any error is an outcome
             return _with(outcome, kind="raised", detail=_line(step, error))
     return outcome
+
+
+def _judged(
+    make: Callable[[], nn.Module],
+    model: nn.Module,
+    graph: FilterGraph,
+    inputs: list[Any],
+    seed: int,
+    onnx: bool,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every check in turn.
+
+    Yields:
+        The name of the step that comes next, and what the last one found.
+    """
+    half, full = (_plan(graph, seed, share) for share in (0.5, 0.0))
+    with untouched(model):
+        cut = _Cut(make, model, half, remove(model, half))
+    yield "keep all", {}
+    _check_keeping_all(model, full, inputs[0])
+    yield "zero", {}
+    with untouched(model):
+        silenced = zero(model, half, where="consumers")
+    yield "compare", {}
+    yield "rebuild", _compare(cut, silenced, graph, inputs)
+    _check_rebuilt(cut, inputs)
+    yield "train", {}
+    approximate = any(group.approximate for group in graph.prunable)
+    yield "export", {"trained": _check_training(cut, inputs[-1], approximate)}
+    if onnx:
+        yield "end", {"onnx": _exported(cut.removed, inputs[0])}
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,8 @@ def _facts(
             continue
         filters = getattr(module, "out_channels", None) or getattr(module, "out_features", 0)
         passenger = getattr(module, "groups", 1) == filters > 1 and name not in free
-        if passenger or "output of the network" in graph.frozen.get(name, "") and name not in free:
+        output = "output of the network" in graph.frozen.get(name, "") and name not in free
+        if passenger or output:
             continue
         total += filters
         frozen += filters - len(free.get(name, ()))
@@ -240,7 +255,7 @@ def _compare(cut: _Cut, silenced: nn.Module, graph: FilterGraph, inputs: list[An
                 if exact is None or exact > DOUBLE_TOLERANCE:
                     raise WrongError(f"input {place}: removed differs from silenced by {error:.2g}")
                 result["detail"] = f"float32 error {error:.2g}, float64 {exact:.2g}"
-            result["approximate"] = result.get("approximate", False) or error > tolerance and approximate
+            result["approximate"] = result.get("approximate", False) or (error > tolerance and approximate)
             with emitting_noise(reference, cut.plan):
                 noticed = error_between(expected, _run(reference, batch))
             if noticed > tolerance and not approximate:
@@ -248,7 +263,7 @@ def _compare(cut: _Cut, silenced: nn.Module, graph: FilterGraph, inputs: list[An
                     f"input {place}: a reader of a dropped filter is not in the plan ({noticed:.2g})"
                 )
     _check_zero(cut, silenced, inputs[-1], tolerance, approximate)
-    _check_not_vacuous(cut, inputs[0])
+    _check_not_vacuous(cut, inputs)
     return result
 
 
@@ -273,12 +288,13 @@ def _check_zero(cut: _Cut, silenced: nn.Module, batch: Any, tolerance: float, ap
         raise WrongError(f"zero(where='consumers') differs from reading zeros by {error:.2g}")
 
 
-def _check_not_vacuous(cut: _Cut, batch: Any) -> None:
+def _check_not_vacuous(cut: _Cut, inputs: list[Any]) -> None:
     dense = cut.dense()
-    expected = _run(dense, batch)
+    expected = [_run(dense, batch) for batch in inputs]
     with emitting_noise(dense, cut.plan):
-        if error_between(expected, _run(dense, batch)) < 1e-4:
-            raise WrongError("nothing that was cut has an effect on the outputs")
+        changes = [error_between(old, _run(dense, new)) for old, new in zip(expected, inputs, strict=True)]
+    if max(changes) < 1e-4:
+        raise WrongError("nothing that was cut has an effect on the outputs")
 
 
 def _adopt_parameters(reference: nn.Module, silenced: nn.Module, plan: PruningPlan) -> None:
@@ -373,114 +389,3 @@ def _step(model: nn.Module, batch: Any) -> set[str] | None:
     learned = {name for name, p in model.named_parameters() if p.grad is not None}
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3).step()
     return learned
-
-
-def _dropped(kept: tuple[int, ...] | None, extent: int) -> list[int]:
-    return sorted(set(range(extent)) - set(kept)) if kept is not None else []
-
-
-@contextmanager
-def _hooked(handles: list[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _channel(module: nn.Module, tensor: Tensor) -> int:
-    spatial = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
-    return tensor.dim() - 1 - spatial
-
-
-def reading_zeros(model: nn.Module, plan: PruningPlan, *, norms: bool = True) -> Any:
-    """Context in which every layer of the plan reads zeros at the dropped channels.
-
-    Args:
-        model: The dense network.
-        plan: The plan.
-        norms: Whether normalisations over channels are computed over the kept ones.
-    """
-    handles = []
-    for name, cut in plan.layers.items():
-        module = model.get_submodule(name)
-        gone = _dropped(cut.keep_inputs, cut.inputs)
-        if isinstance(module, MIXING) and gone:
-
-            def blind(m: nn.Module, args: Any, kwargs: Any, gone: list[int] = gone) -> Any:
-                source = (args[0] if args else kwargs["input"]).clone()
-                source.index_fill_(_channel(m, source), torch.tensor(gone), 0)
-                return ((source, *args[1:]), kwargs) if args else (args, {**kwargs, "input": source})
-
-            handles.append(module.register_forward_pre_hook(blind, with_kwargs=True))
-        elif norms and isinstance(module, nn.LayerNorm | nn.GroupNorm) and cut.keep_filters is not None:
-
-            def masked(m: Any, args: Any, out: Tensor, kept: tuple[int, ...] = cut.keep_filters) -> Tensor:
-                over = _group_norm if isinstance(m, nn.GroupNorm) else _layer_norm
-                return over(m, args[0], out, torch.tensor(kept))
-
-            handles.append(module.register_forward_hook(masked))
-    return _hooked(handles)
-
-
-def _layer_norm(module: nn.LayerNorm, source: Tensor, out: Tensor, kept: Tensor) -> Tensor:
-    width = module.normalized_shape[-1]
-    for dim in (source.dim() - 1, 1):
-        if source.shape[dim] == width and len(module.normalized_shape) == 1:
-            moved = source.movedim(dim, -1)
-            full = functional.layer_norm(moved, (width,), module.weight, module.bias, module.eps)
-            if torch.allclose(full.movedim(-1, dim), out, rtol=1e-4, atol=1e-5):
-                affine = [None if p is None else p[kept] for p in (module.weight, module.bias)]
-                part = functional.layer_norm(moved[..., kept], (len(kept),), *affine, module.eps)
-                return torch.zeros_like(moved).index_copy(-1, kept, part).movedim(-1, dim)
-    return out
-
-
-def _group_norm(module: nn.GroupNorm, source: Tensor, out: Tensor, kept: Tensor) -> Tensor:
-    result = torch.zeros_like(out)
-    for block in torch.arange(module.num_channels).chunk(module.num_groups):
-        here = kept[torch.isin(kept, block)]
-        if len(here):
-            affine = [None if p is None else p[here] for p in (module.weight, module.bias)]
-            result[:, here] = functional.group_norm(source[:, here], 1, *affine, module.eps)
-    return result
-
-
-@contextmanager
-def emitting_noise(model: nn.Module, plan: PruningPlan) -> Iterator[None]:
-    """Dropped filters emit noise, whatever they read; dropped entries of bare parameters are noise."""
-    handles = []
-    for name, cut in plan.layers.items():
-        module, gone = model.get_submodule(name), _dropped(cut.keep_filters, cut.filters)
-        if isinstance(module, MIXING) and gone:
-
-            def noisy(m: nn.Module, args: Any, out: Tensor, gone: list[int] = gone) -> Tensor:
-                generator = torch.Generator().manual_seed(len(gone))
-                noise = 10 * torch.randn(out.shape, generator=generator).to(out.dtype)
-                where = torch.zeros(out.shape[_channel(m, out)], dtype=torch.bool)
-                where[gone] = True
-                return torch.where(where.reshape(-1, *[1] * (out.dim() - 1 - _channel(m, out))), noise, out)
-
-            handles.append(module.register_forward_hook(noisy))
-    saved = {name: tensor.detach().clone() for name, tensor in _bare(model, plan)}
-    try:
-        for name, tensor in _bare(model, plan):
-            cut = plan.parameters[name]
-            index = torch.tensor(_dropped(cut.keep, cut.size))
-            part = tensor.detach().index_select(cut.dim, index)
-            noise = torch.randn(part.shape, generator=torch.Generator().manual_seed(7)).to(part.dtype)
-            tensor.detach().index_copy_(cut.dim, index, torch.where(part == 0, part, noise))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, tensor in _bare(model, plan):
-            tensor.detach().copy_(saved[name])
-
-
-def _bare(model: nn.Module, plan: PruningPlan) -> Iterator[tuple[str, Tensor]]:
-    known: Mapping[str, Tensor] = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    yield from ((name, known[name]) for name in plan.parameters if known[name].is_floating_point())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.zoo.frame import BEFORE, Flat, Lambda, Pattern, block, fn, framed, image, randomised, whole
+from tests.zoo.frame import BEFORE, Flat, Lambda, Pattern, block, fn, framed, whole
 
 
 class Residual(nn.Module):
@@ -197,6 +197,12 @@ class StackOver(nn.Module):
         return stacked.sum(0) if self.how == "sum" else stacked.max(0).values
 
 
+def flat(name: str, pattern: Any) -> Pattern:
+    """A pattern that flattens 8 x 8 x 8 features, before linear layers."""
+    make = pattern if isinstance(pattern, type) else fn(pattern)
+    return whole(name, lambda: Flat(make(), 8, 512), must=BEFORE)
+
+
 class InPlaceChannels(nn.Module):
     def __init__(self, index: Any) -> None:
         super().__init__()
@@ -293,25 +299,10 @@ JOINS: tuple[Pattern, ...] = (
     framed(
         "unfold_fold", fn(lambda x: functional.fold(functional.unfold(x, 3, padding=1), (8, 8), 3, padding=1))
     ),
-    Pattern(
-        "view_constant",
-        lambda: randomised(Flat(fn(lambda x: x.view(-1, 8 * 8 * 8))(), 8, 512)),
-        image(),
-        BEFORE,
-    ),
-    Pattern(
-        "reshape_size",
-        lambda: randomised(Flat(fn(lambda x: x.reshape(x.size(0), -1))(), 8, 512)),
-        image(),
-        BEFORE,
-    ),
-    Pattern("flatten", lambda: randomised(Flat(nn.Flatten(), 8, 512)), image(), BEFORE),
-    Pattern(
-        "flatten_channels_last",
-        lambda: randomised(Flat(fn(lambda x: x.permute(0, 2, 3, 1).flatten(1))(), 8, 512)),
-        image(),
-        BEFORE,
-    ),
+    flat("view_constant", lambda x: x.view(-1, 8 * 8 * 8)),
+    flat("reshape_size", lambda x: x.reshape(x.size(0), -1)),
+    flat("flatten", nn.Flatten),
+    flat("flatten_channels_last", lambda x: x.permute(0, 2, 3, 1).flatten(1)),
     framed("view_square", fn(lambda x: x.view(x.shape[0], 8, 64).view(-1, 8, 8, 8)), must=BEFORE),
     framed("channels_into_batch", fn(lambda x: (x.view(-1, 1, 8, 8) * 2).view(-1, 8, 8, 8))),
     framed("swap_channels_and_height", fn(lambda x: x.transpose(1, 2))),

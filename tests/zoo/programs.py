@@ -300,6 +300,17 @@ def checkerboard(x: Tensor) -> Tensor:
     return torch.where((torch.arange(8) % 2 == 0).reshape(1, 8, 1, 1), x, -x)
 
 
+class Gate(nn.Module):
+    """One filter that scales all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(x).sigmoid()
+
+
 PROGRAMS: tuple[Pattern, ...] = (
     framed("called_twice", Twice),
     framed("called_twice_plain", lambda: Twice(lambda x: x)),
@@ -351,19 +362,8 @@ PROGRAMS: tuple[Pattern, ...] = (
     framed("global_norm", fn(lambda x: x / (1 + x.norm()))),
     framed("clamp_and_power", fn(lambda x: x.clamp(-1, 1).abs().pow(1.5) + 0.1), must=BEFORE),
     framed("in_place_chain", fn(lambda x: x.mul_(2).add_(1).sub_(x.mean((2, 3), keepdim=True))), must=BEFORE),
-    framed("one_channel_broadcast", lambda: Gate(), must=BEFORE),
+    framed("one_channel_broadcast", Gate, must=BEFORE),
     framed(
         "lambda_module_in_sequence", lambda: nn.Sequential(conv(), Lambda(torch.tanh), conv()), must=BEFORE
     ),
 )
-
-
-class Gate(nn.Module):
-    """One filter that scales all channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(8, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv(x).sigmoid()
