@@ -1,7 +1,9 @@
 """The commands: parse, call, print. Everything heavy is imported inside the command that needs it."""
 
+import _thread
 import shlex
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -301,6 +303,27 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Repeat a Ctrl-C that hit a finaliser: Python can but report it, and the command would go on."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            before(unraisable)
+            return
+        # from another thread and a moment later: here it would be lost once more
+        again = threading.Timer(0.05, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -316,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        with _plain_warnings(), shown(sys.stderr.isatty()):
+        with _plain_warnings(), _no_interrupt_lost(), shown(sys.stderr.isatty()):
             result = app(args=arguments, prog_name="causal-prune", standalone_mode=False, obj=arguments)
             if result == INTERRUPTED:  # typer turns a Ctrl-C into this code, without a word
                 raise KeyboardInterrupt

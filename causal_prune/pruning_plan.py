@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from causal_prune.errors import InputError, TargetError
 from causal_prune.graph_types import FilterGraph, Group, Layer
 from causal_prune.importance import FilterScores
-from causal_prune.surgery import Cuts, LayerCut, cuts_of
+from causal_prune.surgery import Cuts, LayerCut, ParameterCut, cuts_of
 
 TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
 PLAN_FORMAT = 1
@@ -55,6 +55,11 @@ class PruningPlan:
     def layers(self) -> Mapping[str, LayerCut]:
         """Cuts by layer name; layers that are not cut are absent."""
         return self.cuts.layers
+
+    @property
+    def parameters(self) -> Mapping[str, ParameterCut]:
+        """Cuts of bare parameters and buffers by name."""
+        return self.cuts.parameters
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON.

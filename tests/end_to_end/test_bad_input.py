@@ -131,7 +131,10 @@ def test_weights_that_cannot_be_read(refused: Refused, world, tmp_path: Path, na
         ("npz:missing.npz", "--data: there is no file missing.npz"),
         ("npz:", "--data: 'npz:' names no place"),
         ("mnist", "--data: 'mnist' is not one of digits, imagefolder:DIR"),
-        ("torchvision:CIFAR:here", "torchvision:CIFAR is not a data set that can be read; did you mean 'CIFAR10'"),
+        (
+            "torchvision:CIFAR:here",
+            "torchvision:CIFAR is not a data set that can be read; did you mean 'CIFAR10'",
+        ),
     ],
 )
 def test_missing_data(refused: Refused, world, data: str, text: str) -> None:
@@ -181,7 +184,9 @@ def test_missing_split_of_a_folder(refused: Refused, world, photos: Path) -> Non
         ([0, 1, -1, 2], "test label -1 is outside 0..2"),
     ],
 )
-def test_labels_outside_the_classes(refused: Refused, world, tmp_path: Path, labels: list[int], text: str) -> None:
+def test_labels_outside_the_classes(
+    refused: Refused, world, tmp_path: Path, labels: list[int], text: str
+) -> None:
     images = np.zeros((12, 8, 8, 1), np.uint8)
     np.savez(
         tmp_path / "own.npz",

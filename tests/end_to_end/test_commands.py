@@ -41,7 +41,8 @@ def test_help_takes_less_than_a_second() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["gate", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     heavy = {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "sklearn", "matplotlib", "scipy"}
-    code = f"import sys; from causal_prune.cli import main; main({arguments}); print(sorted({heavy} & set(sys.modules)))"
+    imported = f"sorted({heavy} & set(sys.modules))"
+    code = f"import sys; from causal_prune.cli import main; main({arguments}); print({imported})"
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
@@ -64,7 +65,15 @@ def test_bare_call_prints_the_help(cli) -> None:
 def test_inspect_prints_groups_layers_and_what_is_frozen(cli, world, files, tmp_path: Path) -> None:
     done = cli("inspect", *world.model, "--input-shape", "1,8,8")
     assert (done.code, done.err) == (0, "")
-    for text in ("What is cut together", "Layers", "What is not cut", "producers", "consumers", "parents", "the input"):
+    for text in (
+        "What is cut together",
+        "Layers",
+        "What is not cut",
+        "producers",
+        "consumers",
+        "parents",
+        "the input",
+    ):
         assert text in done.out
     assert "produces an output of the network" in done.out
     assert files(tmp_path) == {}
@@ -240,7 +249,11 @@ def test_compare_of_equal_and_of_different_files(cli, net: Path, tmp_path: Path,
 
 def test_bench_and_compare_refuse_what_is_no_onnx_file(cli, tmp_path: Path, net: Path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(3))
-    for command in (("bench", "array.npy"), ("compare", "net", "array.npy"), ("compare", "net/model.onnx", "array.npy")):
+    for command in (
+        ("bench", "array.npy"),
+        ("compare", "net", "array.npy"),
+        ("compare", "net/model.onnx", "array.npy"),
+    ):
         done = cli(*command)
         assert done.code == 2
         assert "is no ONNX file" in done.error or "does not exist" in done.error

@@ -75,7 +75,9 @@ def test_report_has_every_key_of_the_contract(bundle: Path) -> None:
     for arm in (report["dense"], *report["arms"]):
         assert set(CONTRACT["dense"].split()) <= set(arm)
     assert set(LATENCY.split()) <= set(report["arms"][0]["latency_ms"])
-    assert all(set(layer) == {"name", "filters_before", "filters_after", "frozen"} for layer in report["layers"])
+    assert all(
+        set(layer) == {"name", "filters_before", "filters_after", "frozen"} for layer in report["layers"]
+    )
     assert [arm["name"] for arm in report["arms"]] == ["causal", "random", "random", "magnitude"]
     assert [arm["seed"] for arm in report["arms"]] == [None, 0, 1, None]
 
@@ -112,7 +114,9 @@ def test_load_computes_what_the_onnx_file_computes(bundle: Path, world) -> None:
         found = model.eval()(torch.from_numpy(images)).numpy()
     assert expected.shape == (5, 3) and expected.std() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in factory_of(world)().parameters())
+    assert sum(p.numel() for p in model.parameters()) < sum(
+        p.numel() for p in factory_of(world)().parameters()
+    )
 
 
 # --- what is printed ---
@@ -256,7 +260,18 @@ def test_force_replaces_what_is_no_bundle(cli, short, no_export, tmp_path: Path)
 
 def test_same_seed_gives_the_same_report(cli, world, no_export, tmp_path: Path) -> None:
     model = ("--model", f"{world.factories}:net")  # its untrained weights follow the seed too
-    options = ("--arms", "causal,random", "--random-seeds", "1", "--align", "1", "--epochs", "1", "--out", "net")
+    options = (
+        "--arms",
+        "causal,random",
+        "--random-seeds",
+        "1",
+        "--align",
+        "1",
+        "--epochs",
+        "1",
+        "--out",
+        "net",
+    )
     reports = []
     for seed in ("0", "0", "1"):
         assert cli("run", *model, *world.data, *options, "--seed", seed).code == 0

@@ -135,7 +135,9 @@ def test_the_smallest_scores_are_the_filters_that_the_original_zeroes(
     graph = trace(net, x[:2])
     moments: FilterMoments = observe(net, graph, x.split(32))
     scores = score(graph, moments, method="documented", parents="chain").layers
-    for index, layer in enumerate(layers[:-1]):  # the last layer is uniform: which filters go is a matter of ties
+    for index, layer in enumerate(
+        layers[:-1]
+    ):  # the last layer is uniform: which filters go is a matter of ties
         for percent in (5, 10, 25, 50, 90):
             expected = values[f"{name}/zeroed/{percent}/{index}"]
             smallest = torch.argsort(scores[layer])[: len(expected)]

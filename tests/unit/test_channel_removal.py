@@ -132,11 +132,15 @@ def flattened() -> nn.Module:
 
 
 def one_dimensional() -> nn.Module:
-    return nn.Sequential(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.Flatten(), nn.Linear(32, 2))
+    return nn.Sequential(
+        nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.Flatten(), nn.Linear(32, 2)
+    )
 
 
 def three_dimensional() -> nn.Module:
-    return nn.Sequential(nn.Conv3d(2, 6, 2), nn.BatchNorm3d(6), nn.ReLU(), nn.Conv3d(6, 4, 2), nn.ReLU(), nn.Conv3d(4, 2, 1))
+    return nn.Sequential(
+        nn.Conv3d(2, 6, 2), nn.BatchNorm3d(6), nn.ReLU(), nn.Conv3d(6, 4, 2), nn.ReLU(), nn.Conv3d(4, 2, 1)
+    )
 
 
 def torchvision_net(name: str) -> nn.Module:
@@ -196,7 +200,9 @@ def silenced(net: nn.Module, plan: PruningPlan, x: Tensor) -> Tensor:
                 dropped = sorted(set(range(cut.inputs)) - set(cut.keep_inputs))
                 channel = -1 if isinstance(module, nn.Linear) else 1
 
-                def hook(_: nn.Module, args: tuple[Tensor], dropped: list[int] = dropped, channel: int = channel) -> Tensor:
+                def hook(
+                    _: nn.Module, args: tuple[Tensor], dropped: list[int] = dropped, channel: int = channel
+                ) -> Tensor:
                     return args[0].index_fill(channel, torch.tensor(dropped), 0.0)
 
                 stack.callback(module.register_forward_pre_hook(hook).remove)
@@ -241,7 +247,8 @@ def test_the_removed_network_has_the_planned_widths_and_can_be_trained(name: str
             continue
         kept = (cut.keep_filters, cut.keep_inputs)
         assert found == tuple(
-            before if keep is None else len(keep) for keep, before in zip(kept, (cut.filters, cut.inputs), strict=True)
+            before if keep is None else len(keep)
+            for keep, before in zip(kept, (cut.filters, cut.inputs), strict=True)
         )
     small(x).square().mean().backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in small.parameters())
@@ -300,11 +307,15 @@ def test_zeroing_as_documented_sets_filters_and_biases_to_zero_and_nothing_else(
     assert {"stem.weight", "a.weight", "a.bias", "shortcut.bias"} <= touched
     assert all(torch.equal(after[key], before[key]) for key in before if key not in touched)
     with torch.no_grad():
-        assert gap(zeroed(x), silenced(net, chosen, x)) > 1e-3, "a zeroed filter still speaks through its batch norm"
+        assert gap(zeroed(x), silenced(net, chosen, x)) > 1e-3, (
+            "a zeroed filter still speaks through its batch norm"
+        )
 
 
 @pytest.mark.parametrize("where", ["filters", "consumers"])
-@pytest.mark.parametrize("name", ["residual", "grouped by position", "transposed by position", "linear after flatten"])
+@pytest.mark.parametrize(
+    "name", ["residual", "grouped by position", "transposed by position", "linear after flatten"]
+)
 def test_masks_are_what_zero_multiplies_with(name: str, where: str) -> None:
     net, x = made(name)
     chosen = planned(net, x)
@@ -324,7 +335,8 @@ def test_a_bundle_rebuilds_the_network_bit_for_bit(name: str, mode: str, tmp_pat
     small = remove(net, chosen) if mode == "remove" else zero(net, chosen)
     chosen.save(tmp_path / "plan.json")
     bundle_weights(small, tmp_path / "model.safetensors")
-    loaded = load(tmp_path, lambda: made(name, seed=77)[0].train())
+    other = made(name, seed=77)[0].train()
+    loaded = load(tmp_path, lambda: other)
     assert not loaded.training
     assert loaded.state_dict().keys() == small.state_dict().keys()
     assert all(torch.equal(value, small.state_dict()[key]) for key, value in loaded.state_dict().items())
@@ -376,11 +388,15 @@ def test_a_plan_of_another_network_is_refused() -> None:
     net, x = made("residual")
     chosen = planned(net, x)
     for act in (remove, zero, zero_masks):
-        with pytest.raises(InputError, match="the plan names the layer 'stem', which the model does not have"):
+        with pytest.raises(
+            InputError, match="the plan names the layer 'stem', which the model does not have"
+        ):
             act(plain(), chosen)
         wider = Residual()
         wider.a, wider.b = nn.Conv2d(8, 7, 3), nn.Conv2d(7, 8, 3)
-        with pytest.raises(InputError, match="made for another network: a has 7 filters and 8 inputs, the plan says 6"):
+        with pytest.raises(
+            InputError, match="made for another network: a has 7 filters and 8 inputs, the plan says 6"
+        ):
             act(wider, chosen)
 
 

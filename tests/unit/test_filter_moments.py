@@ -95,7 +95,9 @@ def literal_patches(reader: nn.Module, x: np.ndarray, shape: tuple[int, ...]) ->
     else:
         before = list(reader.padding)
     after = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]  # more than enough
-    mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[reader.padding_mode]
+    mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[
+        reader.padding_mode
+    ]
     if reader.padding_mode != "zeros":
         after = before
     padded = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], mode=mode)
@@ -162,7 +164,9 @@ def test_patches_are_what_a_literal_loop_collects(name: str, monkeypatch: pytest
         read = F.relu(net.maker(x))
         written = net.reader(read)
     transposed = "Transpose" in type(net.reader).__name__
-    patches = (literal_transposed if transposed else literal_patches)(net.reader, read.numpy(), written.shape[2:])
+    patches = (literal_transposed if transposed else literal_patches)(
+        net.reader, read.numpy(), written.shape[2:]
+    )
     weight, groups = moments.weights["reader"].numpy(), net.reader.groups
     outputs = []  # the patches and the flat weights belong together: their product is the output
     for filter_ in range(weight.shape[0]):
@@ -177,7 +181,9 @@ def test_patches_are_what_a_literal_loop_collects(name: str, monkeypatch: pytest
         mean, scatter = exact(patches[:, positions].reshape(len(patches), -1))
         np.testing.assert_allclose(found.mean[unit], mean, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(found.covariance[unit], scatter / len(patches), rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(moments.outputs["reader"], _rows(written).astype(np.float64).var(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        moments.outputs["reader"], _rows(written).astype(np.float64).var(axis=0), rtol=1e-6
+    )
 
 
 def _rows(written: Tensor) -> np.ndarray:
@@ -228,7 +234,10 @@ def test_batches_may_hold_labels_mappings_or_tuples_of_inputs() -> None:
     net = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 2, 1)))
     x = torch.randn(6, 2, 4, 4, generator=generator())
     graph = trace(net, x[:1])
-    plain, labelled = observe(net, graph, [x]), observe(net, graph, [(x[:2], torch.zeros(2)), x[:0], [x[2:], None]])
+    plain, labelled = (
+        observe(net, graph, [x]),
+        observe(net, graph, [(x[:2], torch.zeros(2)), x[:0], [x[2:], None]]),
+    )
     named = observe(net, graph, iter([{"input": x}]))
     assert plain.images == labelled.images == named.images == 6
     for other in (labelled, named):
@@ -236,7 +245,9 @@ def test_batches_may_hold_labels_mappings_or_tuples_of_inputs() -> None:
 
 
 def test_the_network_is_left_as_it_was() -> None:
-    net = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Conv2d(3, 2, 1)))
+    net = seeded(
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Conv2d(3, 2, 1))
+    )
     x = torch.randn(6, 2, 4, 4, generator=generator())
     graph = trace(net, x[:1])
     net.train()
@@ -254,10 +265,14 @@ def test_the_network_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-@pytest.mark.parametrize(("layer", "value"), [("0", torch.nan), ("1", torch.inf), ("3", torch.nan), ("4", torch.inf)])
+@pytest.mark.parametrize(
+    ("layer", "value"), [("0", torch.nan), ("1", torch.inf), ("3", torch.nan), ("4", torch.inf)]
+)
 def test_an_activation_that_is_not_finite_is_named_with_its_batch(layer: str, value: float) -> None:
     net = seeded(
-        lambda: nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 2))
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 2)
+        )
     )
     x = torch.rand(4, 1, 2, 2, generator=generator())
     graph = trace(net, x[:1])

@@ -263,9 +263,13 @@ def test_json_gives_the_same_plan_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "place"),
-    [('"keep_macs"', '"keep_money"', "target.kind"), ('"achieved"', '"missed"', "target.achieved"),
-     ('"keep_filters": [', '"keep_filters": ["no", ', "cuts.layers.*keep_filters"), ('"a": [', '"a": 3, "b": [', "kept_units.a")],
-)  # fmt: skip
+    [
+        ('"keep_macs"', '"keep_money"', "target.kind"),
+        ('"achieved"', '"missed"', "target.achieved"),
+        ('"keep_filters": [', '"keep_filters": ["no", ', "cuts.layers.*keep_filters"),
+        ('"a": [', '"a": 3, "b": [', "kept_units.a"),
+    ],
+)
 def test_a_plan_with_a_wrong_value_is_refused_with_its_place(
     old: str, new: str, place: str, tmp_path: Path
 ) -> None:

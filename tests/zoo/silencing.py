@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from causal_prune.pruning_plan import PruningPlan
+from causal_prune.surgery import Cuts
 
 MIXING = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -31,16 +31,16 @@ def _channel(module: nn.Module, tensor: Tensor) -> int:
     return tensor.dim() - 1 - spatial
 
 
-def reading_zeros(model: nn.Module, plan: PruningPlan, *, norms: bool = True) -> Any:
-    """Context in which every layer of the plan reads zeros at the dropped channels.
+def reading_zeros(model: nn.Module, cuts: Cuts, *, norms: bool = True) -> Any:
+    """Context in which every layer of the cuts reads zeros at the dropped channels.
 
     Args:
         model: The dense network.
-        plan: The plan.
+        cuts: The cuts of a plan.
         norms: Whether normalisations over channels are computed over the kept ones.
     """
     handles = []
-    for name, cut in plan.layers.items():
+    for name, cut in cuts.layers.items():
         module = model.get_submodule(name)
         gone = _dropped(cut.keep_inputs, cut.inputs)
         if isinstance(module, MIXING) and gone:
@@ -85,10 +85,10 @@ def _group_norm(module: nn.GroupNorm, source: Tensor, out: Tensor, kept: Tensor)
 
 
 @contextmanager
-def emitting_noise(model: nn.Module, plan: PruningPlan) -> Iterator[None]:
+def emitting_noise(model: nn.Module, cuts: Cuts) -> Iterator[None]:
     """Dropped filters emit noise, whatever they read; dropped entries of bare parameters are noise."""
     handles = []
-    for name, cut in plan.layers.items():
+    for name, cut in cuts.layers.items():
         module, gone = model.get_submodule(name), _dropped(cut.keep_filters, cut.filters)
         if isinstance(module, MIXING) and gone:
 
@@ -100,11 +100,11 @@ def emitting_noise(model: nn.Module, plan: PruningPlan) -> Iterator[None]:
                 return torch.where(where.reshape(-1, *[1] * (out.dim() - 1 - _channel(m, out))), noise, out)
 
             handles.append(module.register_forward_hook(noisy))
-    saved = {name: tensor.detach().clone() for name, tensor in _bare(model, plan)}
+    saved = {name: tensor.detach().clone() for name, tensor in _bare(model, cuts)}
     try:
-        for name, tensor in _bare(model, plan):
-            cut = plan.parameters[name]
-            index = torch.tensor(_dropped(cut.keep, cut.size))
+        for name, tensor in _bare(model, cuts):
+            cut = cuts.parameters[name]
+            index = torch.tensor(_dropped(cut.keep, cut.size), dtype=torch.int64)
             part = tensor.detach().index_select(cut.dim, index)
             noise = torch.randn(part.shape, generator=torch.Generator().manual_seed(7)).to(part.dtype)
             tensor.detach().index_copy_(cut.dim, index, torch.where(part == 0, part, noise))
@@ -112,13 +112,13 @@ def emitting_noise(model: nn.Module, plan: PruningPlan) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for name, tensor in _bare(model, plan):
+        for name, tensor in _bare(model, cuts):
             tensor.detach().copy_(saved[name])
 
 
-def _bare(model: nn.Module, plan: PruningPlan) -> Iterator[tuple[str, Tensor]]:
+def _bare(model: nn.Module, cuts: Cuts) -> Iterator[tuple[str, Tensor]]:
     known: Mapping[str, Tensor] = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    yield from ((name, known[name]) for name in plan.parameters if known[name].is_floating_point())
+    yield from ((name, known[name]) for name in cuts.parameters if known[name].is_floating_point())

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from causal_prune.filter_graph import FilterGraph, trace
-from causal_prune.pruning_plan import LayerCut, PruningPlan, plan_widths
+from causal_prune.pruning_plan import PruningPlan, plan_widths
+from causal_prune.surgery import LayerCut
 from tests.zoo import check
 from tests.zoo.frame import Frame, block, image, randomised
 from tests.zoo.layers import conv
@@ -38,10 +39,10 @@ def altered(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, LayerCu
 
     def wrong(*args: Any, **kwargs: Any) -> PruningPlan:
         plan = plan_widths(*args, **kwargs)
-        layers = dict(plan.layers)
+        layers = dict(plan.cuts.layers)
         if layers:
             change(layers)
-        return dataclasses.replace(plan, layers=layers)
+        return dataclasses.replace(plan, cuts=dataclasses.replace(plan.cuts, layers=layers))
 
     monkeypatch.setattr(check, "plan_widths", wrong)
 
@@ -72,15 +73,14 @@ def test_wrong_reader_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_noise_tells_of_a_reader_that_the_plan_forgot() -> None:
     graph = trace(plain(), image())
-    plan = check._plan(graph, 0, 0.5)
+    cuts = check._plan(graph, 0, 0.5).cuts
     reference = plain().eval()
-    with check.reading_zeros(reference, plan):
+    with check.reading_zeros(reference, cuts):
         silenced = reference(image())
-        with check.emitting_noise(reference, plan):
+        with check.emitting_noise(reference, cuts):
             assert check.error_between(silenced, reference(image())) < 1e-6
-    forgetful = dataclasses.replace(
-        plan, layers={**plan.layers, "after.0": dataclasses.replace(plan.layers["after.0"], keep_inputs=None)}
-    )
+    layers = {**cuts.layers, "after.0": dataclasses.replace(cuts.layers["after.0"], keep_inputs=None)}
+    forgetful = dataclasses.replace(cuts, layers=layers)
     with check.reading_zeros(reference, forgetful):
         silenced = reference(image())
         with check.emitting_noise(reference, forgetful):
@@ -108,7 +108,7 @@ def test_smaller_network_that_computes_something_else_is_noticed(monkeypatch: py
 
     def wrong(model: nn.Module, plan: PruningPlan) -> nn.Module:
         smaller = remove(model, plan)
-        if plan.layers:
+        if plan.cuts.layers:
             smaller.get_submodule("after.1").bias.data[0] += 1e-2
         return smaller
 

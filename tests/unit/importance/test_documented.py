@@ -21,7 +21,9 @@ def norms(net: nn.Module, images: Tensor) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     handles = [
         module.register_forward_hook(
-            lambda _, __, out, name=name: found.update({name: out.double().square().sum((2, 3)).sqrt().numpy()})
+            lambda _, __, out, name=name: found.update(
+                {name: out.double().square().sum((2, 3)).sqrt().numpy()}
+            )
         )
         for name, module in net.named_modules()
         if isinstance(module, nn.Conv2d)
@@ -91,7 +93,9 @@ def test_undetermined_equations_take_the_minimum_norm_solution(traced) -> None:
 def test_fewer_images_than_parents_are_a_warning_with_both_numbers(traced) -> None:
     images = traced.images[:6]
     moments = observe(traced.net, traced.graph, [images])
-    with pytest.warns(UserWarning, match="6 images cannot determine the equations of .*, which has") as caught:
+    with pytest.warns(
+        UserWarning, match="6 images cannot determine the equations of .*, which has"
+    ) as caught:
         scores = score(traced.graph, moments, method="documented")
     texts = [str(warning.message) for warning in caught]
     assert any("of a, which has 6 parents" in text for text in texts)

@@ -21,7 +21,9 @@ def l1(weight: torch.Tensor) -> list[float]:
 def test_scores_are_the_literal_norms_of_a_units_filters(traced) -> None:
     scores, net = score(traced.graph, traced.moments, method="magnitude"), traced.net
     for name in ("stem", "a", "b", "c", "d", "hidden"):
-        assert scores.layers[name].tolist() == pytest.approx(l1(net.get_submodule(name).weight.detach()), rel=1e-6)
+        assert scores.layers[name].tolist() == pytest.approx(
+            l1(net.get_submodule(name).weight.detach()), rel=1e-6
+        )
     stream = [x + y for x, y in zip(l1(net.stem.weight.detach()), l1(net.b.weight.detach()), strict=True)]
     assert scores.groups["stem"].tolist() == pytest.approx(stream, rel=1e-6)
     assert scores.groups["hidden"].tolist() == pytest.approx(l1(net.hidden.weight.detach()), rel=1e-6)
@@ -41,7 +43,9 @@ def test_a_grouped_transposed_convolution_too() -> None:
     nn.init.normal_(net[1].weight, generator=torch.Generator().manual_seed(1))
     graph = trace(net, torch.zeros(1, 1, 3))
     scores = score(graph, observe(net, graph, [torch.zeros(2, 1, 3)]), method="magnitude")
-    blocks = net[1].weight.detach().reshape(2, 2, 3, 2)  # (block, input of the block, filter of the block, tap)
+    blocks = (
+        net[1].weight.detach().reshape(2, 2, 3, 2)
+    )  # (block, input of the block, filter of the block, tap)
     literal = [blocks[k // 3, :, k % 3] for k in range(6)]
     assert scores.layers["1"].tolist() == pytest.approx(l1(torch.stack(literal)), rel=1e-6)
 

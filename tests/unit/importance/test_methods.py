@@ -63,7 +63,11 @@ def permuted(net: nn.Module, layer: str, readers: dict[str, Tensor], order: Tens
 @pytest.mark.parametrize("parents", ["graph", "chain"])
 @pytest.mark.parametrize("layer", ["a", "d", "hidden"])
 def test_scores_follow_a_permutation_of_filters(traced, layer: str, parents: str, method: str) -> None:
-    orders = {"a": torch.tensor([3, 0, 4, 1, 2]), "d": torch.tensor([2, 3, 1, 0]), "hidden": torch.randperm(7)}
+    orders = {
+        "a": torch.tensor([3, 0, 4, 1, 2]),
+        "d": torch.tensor([2, 3, 1, 0]),
+        "hidden": torch.randperm(7),
+    }
     order = orders[layer]
     reader = {"a": "b", "d": "hidden", "hidden": "head"}[layer]
     columns = (order[:, None] * 4 + torch.arange(4)).flatten() if layer == "d" else order

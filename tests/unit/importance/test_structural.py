@@ -54,16 +54,28 @@ def test_a_convolution_is_intervened_on_literally() -> None:
         first = net[:3](images)
         second = net[:5](images)
     for unit in range(5):
-        assert float(found["0"][unit]) == pytest.approx(intervened(net[3], first, torch.tensor([unit])), rel=1e-5)
+        assert float(found["0"][unit]) == pytest.approx(
+            intervened(net[3], first, torch.tensor([unit])), rel=1e-5
+        )
     for unit in range(6):
-        assert float(found["3"][unit]) == pytest.approx(intervened(net[5], second, torch.tensor([unit])), rel=1e-5)
+        assert float(found["3"][unit]) == pytest.approx(
+            intervened(net[5], second, torch.tensor([unit])), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
 def test_without_padding_every_tap_has_its_own_mean(stride: int, dilation: int) -> None:
     torch.manual_seed(2)
-    net = network(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 3, stride=stride, dilation=dilation), nn.Flatten(), nn.LazyLinear(2))
-    images = torch.randn(30, 2, 7, 7) * torch.linspace(0.2, 2, 7)  # taps see different places: different means
+    net = network(
+        nn.Conv2d(2, 4, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 3, stride=stride, dilation=dilation),
+        nn.Flatten(),
+        nn.LazyLinear(2),
+    )
+    images = torch.randn(30, 2, 7, 7) * torch.linspace(
+        0.2, 2, 7
+    )  # taps see different places: different means
     net(images)
     found = structural(net, images)["0"]
     with torch.no_grad():
@@ -82,7 +94,9 @@ def test_without_padding_every_tap_has_its_own_mean(stride: int, dilation: int) 
 
 def test_a_linear_layer_after_flatten_loses_the_whole_map_of_a_unit() -> None:
     torch.manual_seed(3)
-    net = network(nn.Conv2d(2, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 5), nn.ReLU(), nn.Linear(5, 2))
+    net = network(
+        nn.Conv2d(2, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
     images = torch.randn(50, 2, 4, 4)
     found = structural(net, images)
     with torch.no_grad():
@@ -91,7 +105,9 @@ def test_a_linear_layer_after_flatten_loses_the_whole_map_of_a_unit() -> None:
         columns = torch.arange(9) + 9 * unit
         assert float(found["0"][unit]) == pytest.approx(intervened(net[3], maps, columns), rel=1e-5)
     for unit in range(5):
-        assert float(found["3"][unit]) == pytest.approx(intervened(net[5], hidden, torch.tensor([unit])), rel=1e-5)
+        assert float(found["3"][unit]) == pytest.approx(
+            intervened(net[5], hidden, torch.tensor([unit])), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("groups", [2, 4])
@@ -111,7 +127,9 @@ def test_a_grouped_convolution_loses_all_channels_of_a_unit(groups: int) -> None
     for unit in range(group.size):
         expected = intervened(net[2], read, torch.tensor(member.positions_of([unit])))
         for later in group.of_role("consumer"):
-            if later.layer == "4":  # whole blocks go with their filters: the unit's effect on who reads those counts too
+            if (
+                later.layer == "4"
+            ):  # whole blocks go with their filters: the unit's effect on who reads those counts too
                 expected += intervened(net[4], rest, torch.tensor(later.positions_of([unit])))
         assert float(found[unit]) == pytest.approx(expected, rel=1e-5)
 
@@ -122,7 +140,9 @@ def test_a_transposed_convolution_is_intervened_on_literally(stride: int) -> Non
     reader = nn.ConvTranspose2d(3, 4, 2, stride=stride)
     net = network(nn.Conv2d(2, 3, 1), nn.ReLU(), reader, nn.ReLU(), nn.Conv2d(4, 2, 1))
     with torch.no_grad():
-        reader.weight[1] -= reader.weight[1].mean(dim=(-1, -2), keepdim=True)  # taps that sum to 0 still have an effect
+        reader.weight[1] -= reader.weight[1].mean(
+            dim=(-1, -2), keepdim=True
+        )  # taps that sum to 0 still have an effect
     images = torch.randn(40, 2, 4, 4)
     found = structural(net, images)["0"]
     with torch.no_grad():
@@ -139,7 +159,9 @@ def test_a_transposed_convolution_is_intervened_on_literally(stride: int) -> Non
             spread.append(part - part.mean(dim=(0, 2, 3), keepdim=True))
         effect = sum(spread)
         torch.testing.assert_close(effect, centred - centred.mean(dim=(0, 2, 3), keepdim=True))
-        expected = effect.square().sum(1).mean() / y.movedim(1, -1).flatten(0, -2).var(dim=0, correction=0).sum()
+        expected = (
+            effect.square().sum(1).mean() / y.movedim(1, -1).flatten(0, -2).var(dim=0, correction=0).sum()
+        )
         assert float(found[unit]) == pytest.approx(float(expected), rel=1e-5)
         assert float(found[unit]) > 0.01
 
@@ -180,7 +202,8 @@ def test_rescaling_that_keeps_the_function_keeps_the_score() -> None:
         torch.testing.assert_close(after[name], values, rtol=1e-12, atol=0)
     graph = trace(net, images[:1])
     documented = [
-        score(graph, observe(each, graph, [images]), method="documented").groups["0"] for each in (net, scaled)
+        score(graph, observe(each, graph, [images]), method="documented").groups["0"]
+        for each in (net, scaled)
     ]
     assert float((documented[0] - documented[1]).abs().max()) > 0.05, "unlike the documented score"
 

@@ -1,0 +1,124 @@
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from causal_prune.arms import ArmResult
+from causal_prune.comparison import Exported
+from causal_prune.filter_graph import trace
+from causal_prune.findings import arm_entries, compared, environment, layer_entries
+from causal_prune.importance import FilterScores
+from causal_prune.measure.accuracy import Accuracy
+from causal_prune.measure.cost import Cost
+from causal_prune.measure.latency import Latency
+from causal_prune.onnx_export import Parity
+from causal_prune.pruning_plan import plan
+from causal_prune.report.report import hits_to_text
+
+
+def accuracy(*hits: int) -> Accuracy:
+    right = np.array(hits, dtype=bool)
+    return Accuracy(int(right.sum()), len(right), np.arange(len(right)), right)
+
+
+def arm(name: str, end: Accuracy, seed: int | None = None) -> ArmResult:
+    stages = (
+        {"end": end}
+        if name == "dense"
+        else {"cut": accuracy(0, 0), "compensation": accuracy(1, 0), "end": end}
+    )
+    return ArmResult(name, None if name == "dense" else name, seed, nn.Identity(), stages, Cost(100, 10, {}))
+
+
+CAUSAL = (1, 1, 1, 1, 1, 0, 1, 1, 0, 1)
+RANDOMS = ((1, 1, 0, 1, 0, 0, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0, 0, 0, 0, 1), (1, 1, 1, 1, 1, 1, 1, 1, 1, 0))
+
+
+def results(*randoms: tuple[int, ...]) -> list[ArmResult]:
+    return [
+        arm("dense", accuracy(*[1] * 10)),
+        arm("causal", accuracy(*CAUSAL)),
+        *(arm("random", accuracy(*hits), seed) for seed, hits in enumerate(randoms)),
+        arm("magnitude", accuracy(*[0] * 10)),
+    ]
+
+
+def literal_mcnemar(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+    only_a = sum(x > y for x, y in zip(a, b, strict=True))
+    only_b = sum(x < y for x, y in zip(a, b, strict=True))
+    n, tail = only_a + only_b, min(only_a, only_b)
+    return min(1.0, 2 * sum(stats.binom.pmf(k, n, 0.5) for k in range(tail + 1)))
+
+
+def test_the_comparison_is_recomputed_from_the_hits() -> None:
+    found = compared(results(*RANDOMS))
+    differences = [(sum(CAUSAL) - sum(hits)) / 10 for hits in RANDOMS]
+    assert found.mean_difference == pytest.approx(mean(differences))
+    half = stats.t.ppf(0.975, 2) * stdev(differences) / 3**0.5
+    assert found.ci95 == pytest.approx((mean(differences) - half, mean(differences) + half))
+    assert found.wins_of == (2, 3)
+    assert (found.arm, found.versus) == ("causal", "random")
+    assert found.mcnemar_p == pytest.approx(literal_mcnemar(CAUSAL, RANDOMS[0])), (
+        "the random arm of median accuracy"
+    )
+
+
+def test_one_random_arm_has_no_interval_and_none_no_comparison() -> None:
+    assert compared(results(RANDOMS[1])).ci95 is None
+    assert compared(results()) is None
+
+
+def exported(median: float) -> Exported:
+    return Exported(Parity(1e-6, 1e-4, True, {}), 1234, Latency((median,) * 5, 1, 1))
+
+
+def test_entries_hold_what_was_measured_and_none_for_what_was_not() -> None:
+    arms = results(*RANDOMS)
+    entries = arm_entries(arms, {0: exported(4.0), 1: exported(1.6), 2: exported(2.0)})
+    assert [entry.name for entry in entries] == ["dense", "causal", "random", "random", "random", "magnitude"]
+    assert [entry.seed for entry in entries] == [None, None, 0, 1, 2, None]
+    assert [entry.speedup for entry in entries] == [1.0, 2.5, 2.0, None, None, None]
+    assert entries[1].latency_ms.median == 1.6 and entries[3].latency_ms is None
+    assert entries[1].onnx_bytes == 1234 and entries[5].onnx_bytes is None
+    assert entries[0].accuracy_after_cut is None and entries[0].accuracy_after_compensation is None
+    assert entries[1].accuracy_after_cut == 0 and entries[1].accuracy_after_compensation == 0.5
+    for entry, result in zip(entries, arms, strict=True):
+        hits = tuple(result.stages["end"].hits.astype(int).tolist())
+        assert entry.accuracy == sum(hits) / 10 and entry.correct == sum(hits) and entry.total == 10
+        assert entry.hits == hits_to_text(hits)
+        expected = None if entry.name == "causal" else pytest.approx(literal_mcnemar(CAUSAL, hits))
+        assert entry.mcnemar_p == expected
+
+
+def test_layers_show_their_widths_before_and_after_and_why_they_are_frozen() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 10, 3), nn.BatchNorm2d(10), nn.Conv2d(10, 20, 3), nn.Flatten(), nn.Linear(80, 3)
+    )
+    graph = trace(net, torch.zeros(2, 1, 6, 6))
+    groups = {g.name: torch.arange(g.size, dtype=torch.float64) for g in graph.prunable}
+    scores = FilterScores("test", "", groups, {})
+    entries = {entry.name: entry for entry in layer_entries(graph, plan(graph, scores, remove_filters=0.4))}
+    assert list(entries) == ["0", "2", "4"], "convolutions and linear layers"
+    assert (entries["0"].filters_before, entries["0"].filters_after, entries["0"].frozen) == (10, 6, None)
+    assert (entries["2"].filters_before, entries["2"].filters_after) == (20, 12)
+    assert (entries["4"].filters_before, entries["4"].filters_after) == (3, 3)
+    assert entries["4"].frozen == graph.frozen["4"]
+
+
+def test_the_environment_names_versions_machine_and_threads() -> None:
+    found = environment(3)
+    assert found["onnxruntime_threads"] == 3 and found["torch_threads"] == torch.get_num_threads()
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {
+        "python",
+        "onnxruntime",
+        "numpy",
+        "platform",
+        "cpu",
+        "causal-prune",
+        "torch-pruning",
+    } <= found.keys()
+    assert all(found.values())

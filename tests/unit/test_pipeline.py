@@ -1,0 +1,251 @@
+"""`compress` on 60 random images and a network of two convolutions."""
+
+import json
+import math
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from causal_prune import comparison, latency_target, pipeline
+from causal_prune.channel_removal import load
+from causal_prune.errors import InputError, TargetError
+from causal_prune.measure.latency import Latency
+from causal_prune.onnx_export import Parity
+from causal_prune.pipeline import Compressed, Data, compress
+from causal_prune.pruning_plan import PruningPlan
+from causal_prune.report.bundle import verify
+from causal_prune.report.report import Report
+
+
+class Counted(Dataset[tuple[Tensor, int]]):
+    def __init__(self, size: int, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        self.images = torch.randn(size, 1, 6, 6, generator=draw)
+        self.labels = torch.randint(3, (size,), generator=draw)
+        self.fetched: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.fetched[index] += 1
+        return self.images[index], int(self.labels[index])
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(
+            nn.Conv2d(1, 10, 3), nn.BatchNorm2d(10), nn.ReLU(), nn.Conv2d(10, 20, 3), nn.ReLU(), nn.Flatten(),
+            nn.Linear(80, 3),
+        )  # fmt: skip
+
+
+def images() -> Data:
+    train = Counted(24, 1)
+    return Data(train, Counted(10, 2), Counted(11, 5), Counted(15, 4), ("a", "b", "c"), "noise", "11 images")
+
+
+@dataclass(frozen=True)
+class Run:
+    net: nn.Module
+    data: Data
+    result: Compressed
+    folders: list[Path]
+
+
+def stand_in_export(model: nn.Module, path: Path, example: Tensor, **options: object) -> Parity:
+    path.write_bytes(b"onnx")
+    return Parity(1e-6, 1e-4, True, {"output": 1e-6})
+
+
+def stand_in_latency(files: dict[str, Path], *, threads: int = 1, **options: object) -> dict[str, Latency]:
+    return {name: Latency((1.0, 1.1, 1.2), threads, 1) for name in files}
+
+
+@pytest.fixture(scope="module")
+def scratch() -> list[Path]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def patched(scratch: list[Path]):
+    """No ONNX, no timing: both have tests of their own; temporary folders are written down."""
+    original = tempfile.TemporaryDirectory
+
+    def noted(*args, **kwargs):
+        folder = original(*args, **kwargs)
+        scratch.append(Path(folder.name))
+        return folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "export_onnx", stand_in_export)
+        patch.setattr(comparison, "measure_latency", stand_in_latency)
+        patch.setattr(pipeline.tempfile, "TemporaryDirectory", noted)
+        yield
+
+
+@pytest.fixture(scope="module", params=["remove", "zero"])
+def run(request: pytest.FixtureRequest, patched: None, scratch: list[Path]) -> Run:
+    net, data = network().train(), images()
+    result = compress(
+        net,
+        data,
+        remove_filters=0.5,
+        mode=request.param,
+        random_seeds=2,
+        epochs=1,
+        seed=6,
+        title="tiny",
+        align=1,
+    )
+    return Run(net, data, result, list(scratch))
+
+
+def test_every_test_image_is_fetched_once_per_arm(run: Run) -> None:
+    arms = [run.result.report.dense, *run.result.report.arms]
+    extra = ["causal-removed"] if run.result.report.mode == "zero" else []
+    assert [arm.name for arm in arms] == ["dense", "causal", *extra, "random", "random", "magnitude"]
+    assert run.data.test.fetched == Counter({index: len(arms) for index in range(15)})
+    assert all(arm.total == 15 for arm in arms)
+
+
+def test_training_reads_training_images_and_the_curve_validation_images(run: Run) -> None:
+    pruned = len(run.result.report.arms)
+    assert run.data.train.fetched == Counter(dict.fromkeys(range(24), pruned)), "one epoch per arm"
+    networks = 5 * 3  # shares x (causal and two random arms)
+    assert run.data.validation.fetched == Counter(dict.fromkeys(range(10), networks))
+
+
+def test_arms_share_the_widths(run: Run) -> None:
+    report = run.result.report
+    assert [(layer.filters_before, layer.filters_after) for layer in report.layers] == [
+        (10, 5),
+        (20, 10),
+        (3, 3),
+    ]
+    costs = {(arm.macs, arm.params) for arm in report.arms if arm.name != "causal-removed"}
+    assert len(costs) == 1
+    small = {(arm.macs, arm.params) for arm in report.arms if arm.name == "causal-removed"}
+    dense = (report.dense.macs, report.dense.params)
+    assert costs == {dense} if report.mode == "zero" else costs.pop() < dense
+    assert not small or small.pop() < dense
+
+
+def test_the_comparison_is_recomputed_from_the_report(run: Run) -> None:
+    report = run.result.report
+    by_name: dict[str, list[float]] = {}
+    for arm in report.arms:
+        by_name.setdefault(arm.name, []).append(arm.correct / arm.total)
+    differences = [by_name["causal"][0] - other for other in by_name["random"]]
+    assert report.comparison.mean_difference == pytest.approx(sum(differences) / 2)
+    assert report.comparison.wins_of == (sum(d > 0 for d in differences), 2)
+
+
+def test_the_report_says_what_was_asked(run: Run) -> None:
+    report, plan = run.result.report, run.result.plan
+    assert (report.title, report.seed, report.epochs, report.importance) == ("tiny", 6, 1, "structural")
+    assert report.target.kind == "remove_filters" and report.target.requested == report.target.achieved == 0.5
+    assert plan.target.achieved == 0.5 and {k: len(v) for k, v in plan.kept_units.items()} == {
+        "0": 5,
+        "3": 10,
+    }
+    assert report.split.model_dump() == {"train": 24, "validation": 10, "calibration": 11, "test": 15}
+    assert report.classes == 3 and "calibration: 11 images" in report.notes
+    assert {name: len(values) for name, values in report.importances.items()} == {"0": 10, "3": 20}
+
+
+def test_the_result_is_the_causal_network_and_the_callers_is_untouched(run: Run) -> None:
+    small = run.result.model
+    widths = [small[k].out_channels for k in (0, 3)]
+    assert widths == ([5, 10] if run.result.report.mode == "remove" else [10, 20])
+    assert not small.training and run.net.training
+    with torch.no_grad():
+        hits = (small(run.data.test.images).argmax(1) == run.data.test.labels).sum()
+    assert int(hits) == run.result.report.arms[0].correct
+    fresh = network().state_dict()
+    assert all(torch.equal(value, fresh[key]) for key, value in run.net.state_dict().items())
+
+
+def test_without_a_folder_nothing_stays_on_disk(run: Run) -> None:
+    assert run.result.bundle is None
+    assert run.folders and not any(folder.exists() for folder in run.folders)
+
+
+def test_a_bundle_holds_the_network_and_its_report(tmp_path: Path) -> None:
+    net, data, out = network(), images(), tmp_path / "bundle"
+    with pytest.MonkeyPatch.context() as patch:  # the real exporter; timing has tests of its own
+        patch.setattr(comparison, "measure_latency", stand_in_latency)
+        result = compress(net, data, keep_macs=0.6, align=1, arms=("causal",), out=out)
+    verify(out)
+    assert result.bundle == out and list(tmp_path.iterdir()) == [out]
+    report = Report.load(out / "report.json")
+    assert report == result.report and report.comparison is None
+    assert report.parity.passed and 0 < report.parity.max_abs < 1e-4
+    assert 0.6 * 0.95 < report.target.achieved <= 0.6
+    assert report.arms[0].macs / report.dense.macs == pytest.approx(report.target.achieved)
+    assert PruningPlan.load(out / "plan.json") == result.plan
+    with torch.no_grad():
+        assert torch.equal(load(out, network)(data.test.images), result.model(data.test.images))
+    samples = json.loads((out / "latency.json").read_text())
+    assert samples["unit"] == "ms" and samples["samples"].keys() == {"dense", "causal"}
+    assert json.loads((out / "environment.json").read_text()) == report.environment
+
+
+def test_a_run_repeats_itself(patched: None) -> None:
+    runs = [
+        compress(network(), images(), keep_macs=0.5, random_seeds=1, epochs=1, seed=seed)
+        for seed in (3, 3, 4)
+    ]
+    digests = [[arm.predictions_sha256 for arm in run.report.arms] for run in runs]
+    weights = [run.model[0].weight.numpy() for run in runs]
+    assert digests[0] == digests[1] and np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+def test_a_latency_target_is_planned_by_timing(patched: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_target, "export_onnx", stand_in_export)
+    factor = {"dense": 2.0, "candidate": 1.0}
+    monkeypatch.setattr(
+        latency_target,
+        "measure_latency",
+        lambda files, threads: {name: Latency((factor[name],), threads, 1) for name in files},
+    )
+    result = compress(network(), images(), keep_latency=0.7, arms=("causal",))
+    assert result.report.target.kind == "keep_latency" and result.report.target.achieved == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep_macs": 0.5, "keep_latency": 0.5}, "give one target, not keep_macs and keep_latency"),
+        ({"keep_params": 0.5, "remove_filters": 0.5}, "give one target, not keep_params and remove_filters"),
+        ({"keep_macs": 0.0}, "keep_macs: 0.0 is not between 0 and 1"),
+        ({"keep_latency": math.nan}, "keep_latency: nan is not between 0 and 1"),
+        ({"importance": "l1"}, "'l1' is not one of"),
+        ({"arms": ("causal", "best")}, "arms: 'best' is not one of"),
+        ({"random_seeds": 0}, "random_seeds: 0 is not at least 1"),
+        ({"align": 0}, "align: 0 is not at least 1"),
+        ({"freeze": ["nowhere"]}, "there is no module 'nowhere'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_an_arm_runs(options: dict, message: str, tmp_path: Path) -> None:
+    data = images()
+    with pytest.raises(InputError, match=message):
+        compress(network(), data, out=tmp_path / "bundle", **options)
+    assert not data.test.fetched and not list(tmp_path.iterdir())
+
+
+def test_a_target_out_of_reach_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="keep_macs=0.001 is out of reach"):
+        compress(network(), images(), keep_macs=0.001, out=tmp_path / "bundle")
+    with pytest.raises(TargetError, match="nothing can be pruned"):
+        compress(network(), images(), keep_macs=0.5, freeze=["0", "3"], out=tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
