@@ -24,8 +24,8 @@ STEPS = {
     "test": "causal_prune.arms.evaluate",
     "export": "causal_prune.comparison.export_onnx",
     "latency": "causal_prune.comparison.measure_latency",
-    "weights": "causal_prune.pipeline.bundle_weights",
-    "render": "causal_prune.pipeline.render",
+    "weights": "causal_prune.findings.bundle_weights",
+    "render": "causal_prune.findings.render",
     "sums": "causal_prune.report.bundle.write_sums",
     "carry over": "causal_prune.report.bundle._carry_over",
 }

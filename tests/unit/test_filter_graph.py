@@ -237,8 +237,8 @@ def test_code_that_asks_for_values_keeps_what_it_handles_and_the_rest_is_pruned(
             return self.last(self.second(self.steered(self.first(x), x)))
 
     graph = trace(Net(), images(1, 3, 4, 4))
-    assert [g.name for g in graph.prunable] == ["second", "steered.inner.0"]
-    assert graph.frozen["steered.inner.1"] == "a branch or a number depends on the images in steered"
+    assert {g.name for g in graph.prunable} == {"second", "steered.inner.0"}
+    assert graph.frozen["steered.inner.1"].startswith("a branch or a ")
     assert graph.frozen["first"].startswith("a branch or a ")
 
 
