@@ -1,11 +1,13 @@
 """The structural score: the effect of a unit on the layers that read it, by their own equations."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from causal_prune.filter_graph import FilterGraph, Group, Member
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.scores import FilterScores, Parents, from_units
+from causal_prune.importance.scores import EliminationCurve, FilterScores, Parents, from_units
 
 
 def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
@@ -35,7 +37,13 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
             total += explained / moments.outputs[member.layer].sum().clamp_min(1e-300)
         return total
 
-    return from_units("structural", "share of the consumers' output variance", graph, effect)
+    scores = from_units("structural", "share of the consumers' output variance", graph, effect)
+    return replace(scores, curves={name: _curve(values) for name, values in scores.groups.items()})
+
+
+def _curve(effects: Tensor) -> EliminationCurve:
+    order = torch.argsort(effects, stable=True)
+    return EliminationCurve(order, torch.cat((effects.new_zeros(1), effects[order].cumsum(0))))
 
 
 def _direct(moments: FilterMoments, graph: FilterGraph, member: Member, group: Group) -> Tensor:
