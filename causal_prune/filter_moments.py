@@ -182,7 +182,6 @@ def _size(batch: Any) -> int:
 def _squares(out: Tensor, channel: int) -> Tensor:
     """Sum of squares of every filter of every image, shape (N, filters), float64."""
     values = out.unsqueeze(0) if channel == 0 else out
-    values = values if values.element_size() >= 4 else values.float()
-    flat = values.flatten(2) if max(channel, 1) == 1 and values.dim() > 2 else values.reshape(-1, out.shape[-1], 1)
-    norms = flat.norm(dim=2).cpu().double()
-    return norms.square() if bool(norms.isfinite().all()) else flat.cpu().double().norm(dim=2).square()
+    spatial = values.flatten(2) if max(channel, 1) == 1 and values.dim() > 2 else values.reshape(-1, values.shape[-1], 1)
+    exact = spatial.to("cpu" if values.device.type == "mps" else values.device, torch.float64)
+    return torch.einsum("nfp,nfp->nf", exact, exact).cpu()
