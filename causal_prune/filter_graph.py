@@ -355,7 +355,7 @@ def _members(
     for name, dim in dims.items():
         ids = tracer.parameters[name].ids
         if dim is not None and isinstance(ids, Tensor):
-            labels = ids.movedim(dim, 0).flatten(1)[:, 0].tolist()
+            labels = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0].tolist()
             positions, of_units = owned(labels)
             if positions:
                 yield Member(name, "passenger", "out", dim, len(labels), positions, of_units)

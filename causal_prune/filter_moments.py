@@ -18,7 +18,7 @@ from causal_prune.moments import Gathering, Moments, merge, moments_of
 from causal_prune.norm_moments import FeatureMoments, NormFamilies
 from causal_prune.patches import flat_weight, rows_read
 from causal_prune.progress import track
-from causal_prune.reading import Reading, ReadMoments, readings
+from causal_prune.reading import Reading, ReadMoments, readings, undetermined
 from causal_prune.scale_out import add_up, fail_together, gather_all, processes, smallest
 from causal_prune.state_flow import State, StateFlow
 
@@ -35,7 +35,7 @@ class FilterMoments:
         reads: By consumer of a prunable group: joint moments of all that it reads.
         states: By consumer of a prunable group: the state that its output becomes part of.
         weights: By convolution or linear layer: its weight as (filters, inputs per group, kernel elements).
-        notes: What was simplified to stay within memory, in a user's words.
+        notes: What was simplified to stay within memory and what the images do not determine, in a user's words.
     """
 
     images: int
@@ -165,13 +165,14 @@ class _Collector:
         for reading in self.reads.values():
             for gathering in reading.gatherings:
                 gather_all(gathering)
+        reads = {name: reading.result() for name, reading in self.reads.items() if reading.seen}
         return FilterMoments(
             images,
             self.norms.result(),
-            {name: reading.result() for name, reading in self.reads.items() if reading.seen},
+            reads,
             self.flow.result(),
             {name: flat_weight(self.modules[name]) for name in self.mixing},
-            self.notes,
+            (*self.notes, *undetermined(reads)),
         )
 
 

@@ -1,6 +1,6 @@
 """Joint moments of what a layer reads: whole patches, or channels where patches would not fit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from math import gcd, prod
@@ -213,15 +213,18 @@ def _shortest_run(graph: FilterGraph, name: str) -> int:
     return max(run, 1)
 
 
-def few_rows(reads: Mapping[str, ReadMoments]) -> Iterable[tuple[str, int, int]]:
-    """Layers of which fewer patches were seen than they have inputs.
+def undetermined(reads: Mapping[str, ReadMoments]) -> tuple[str, ...]:
+    """Notes on layers of which no more patches were seen than they have inputs.
 
     Args:
         reads: Moments by layer.
 
-    Yields:
-        Name, patches seen, inputs.
+    Returns:
+        One sentence per layer, with both numbers.
     """
-    for name, read in reads.items():
-        if read.rows <= read.covariance.shape[1]:
-            yield name, read.rows, read.covariance.shape[1]
+    return tuple(
+        f"{read.rows} patches cannot determine how the {read.covariance.shape[1]} inputs of {name} reproduce each "
+        "other: give more images"
+        for name, read in reads.items()
+        if read.rows <= read.covariance.shape[1]
+    )

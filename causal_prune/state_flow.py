@@ -27,11 +27,11 @@ class State:
 
     Attributes:
         gain: By how much each filter's output is multiplied on the way there, shape (filters,), float64.
-        variance: Total variance of the state over images and positions, summed over its channels.
+        variance: Variance of each channel of the state over images and positions, shape (filters,), float64.
     """
 
     gain: Tensor
-    variance: float
+    variance: Tensor
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class StateFlow(TorchDispatchMode):
             States by layer.
         """
         return {
-            name: State(self.gains[name], float(moments.covariance.sum()))
+            name: State(self.gains[name], moments.covariance[:, 0, 0].cpu())
             for name, moments in ((name, each.result()) for name, each in self.gathered.items())
             if name in self.gains
         }

@@ -1,6 +1,5 @@
 """The structural score: what the layers that read a unit lose with it, by their own equations."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +10,6 @@ from causal_prune.filter_graph import FilterGraph, Group, Member
 from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.elimination import Equations, direct_effects, eliminate, unique_effects
 from causal_prune.importance.scores import EliminationCurve, FilterScores, Parents, from_units
-from causal_prune.reading import few_rows
 
 UNIT = "share of the variance of the states that its readers join"
 
@@ -43,16 +41,8 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
         The scores: the rise of the unexplained share when the unit goes, in the order of elimination, never below
         that of a unit that goes earlier. 0 for a unit that is dead, that nobody reads, or that others reproduce.
 
-    Warns:
-        UserWarning: If fewer patches were seen than a layer's patch has numbers.
-
     Cost: see `eliminate`.
     """
-    for name, rows, inputs in few_rows(moments.reads):
-        warnings.warn(
-            f"{rows} patches cannot determine what reproduces the {inputs} inputs of {name}: give more images",
-            stacklevel=3,
-        )
     curves = {}
     for group in graph.prunable:
         order, lost = eliminate(equations_of(graph, moments, group), group.size)
@@ -110,7 +100,7 @@ def equations_of(graph: FilterGraph, moments: FilterMoments, group: Group) -> li
 def _equations(graph: FilterGraph, moments: FilterMoments, member: Member, units: int) -> Equations:
     read, state = moments.reads[member.layer], moments.states[member.layer]
     weight = moments.weights[member.layer] * state.gain[:, None, None]
-    scaled = read.equations(weight) / max(state.variance, 1e-300) ** 0.5
+    scaled = read.equations(weight) / max(float(state.variance.sum()), 1e-300) ** 0.5
     groups, inputs = read.covariance.shape[:2]
     owned: list[list[list[int]]] = [[[] for _ in range(units)] for _ in range(groups)]
     for position, unit in zip(member.positions, member.units, strict=True):
