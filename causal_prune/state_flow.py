@@ -1,4 +1,4 @@
-"""Which state the output of a layer becomes part of, what scales it on the way there, and how much that state varies."""
+"""Which state the output of a layer becomes part of, what scales it on the way, and how much the state varies."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -194,7 +194,9 @@ def _moved(name: str, args: Sequence[Any], flow: _Flow) -> _Flow:
 
 
 def _normalised(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], flow: _Flow) -> _Flow | None:
-    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
+    given = {
+        argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)
+    } | dict(kwargs)
     weight, variance = given.get("weight"), given.get("running_var")
     if given.get("training") or variance is None or flow.dim != 1:
         return None

@@ -150,7 +150,9 @@ def test_layers_are_read_as_channels_where_their_patches_do_not_fit(recwarn: pyt
     graph = trace(net, x[:1])
     exactly = observe(net, graph, [x])
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="5 is read as channels: its patches of 80 numbers are not within") as caught:
+    with pytest.warns(
+        UserWarning, match="5 is read as channels: its patches of 80 numbers are not within"
+    ) as caught:
         moments = observe(net, graph, [x[:7], x[7:]], max_memory=60_000)
     assert len(caught) == 1 and caught[0].filename == __file__
     assert moments.notes == (str(caught[0].message),)
@@ -168,7 +170,7 @@ def test_what_fits_nowhere_is_said_and_patches_too_long_to_invert_are_never_read
 ) -> None:
     net, x = wide()
     graph = trace(net, x[:1])
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="max_memory leaves") as caught:
         moments = observe(net, graph, [x], max_memory=1)
     texts = [str(warning.message) for warning in caught]
     assert any("the moments take 0 MB, more than the 0 MB that max_memory leaves" in text for text in texts)

@@ -135,4 +135,10 @@ def test_positions_are_all_of_a_few_and_a_fair_sample_of_many(extent: tuple[int,
 
 
 def test_longer_patches_are_read_at_fewer_positions() -> None:
-    assert [len(positions_read((40, 40), patch)) for patch in (9, 256, 384, 512, 10_000)] == [64, 64, 42, 32, 32]
+    assert [len(positions_read((40, 40), patch)) for patch in (9, 256, 384, 512, 10_000)] == [
+        64,
+        64,
+        42,
+        32,
+        32,
+    ]

@@ -86,14 +86,17 @@ class PreActivation(Base):
 
 class Scaled(Base):
     def join(self, x: Tensor, y: Tensor) -> Tensor:
-        self.state, self.gain = self.side(x) - 0.5 * (self.scale * y), lambda: 0.5 * self.scale.detach().flatten()
+        self.state, self.gain = (
+            self.side(x) - 0.5 * (self.scale * y),
+            lambda: 0.5 * self.scale.detach().flatten(),
+        )
         return torch.tanh(self.state)
 
 
 class Moved(Base):
     def join(self, x: Tensor, y: Tensor) -> Tensor:
         moved = y.permute(0, 2, 3, 1) * self.flat
-        self.gain, self.state = lambda: self.flat.detach(), moved.permute(0, 3, 1, 2)
+        self.gain, self.state = self.flat.detach, moved.permute(0, 3, 1, 2)
         return F.relu(self.state)
 
 

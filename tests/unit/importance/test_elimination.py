@@ -39,11 +39,17 @@ def refitted(each: Equations, rows: Tensor, gone: list[int]) -> float:
     return total
 
 
-@pytest.mark.parametrize("kind", ["one", "several consumers", "blocks", "ragged", "one input each", "no others"])
+@pytest.mark.parametrize(
+    "kind", ["one", "several consumers", "blocks", "ragged", "one input each", "no others"]
+)
 def test_the_curve_is_that_of_fitting_from_scratch_at_every_step(kind: str) -> None:
     cases = {
         "one": [equations(1)],
-        "several consumers": [equations(1), equations(20, outputs=2, width=1, others=0), equations(30, others=9)],
+        "several consumers": [
+            equations(1),
+            equations(20, outputs=2, width=1, others=0),
+            equations(30, others=9),
+        ],
         "blocks": [equations(1, blocks=3, width=2)],
         "ragged": [equations(1)],
         "one input each": [equations(1, width=1, units=9)],
@@ -95,12 +101,14 @@ def test_one_of_two_copies_is_free_to_go_and_the_other_then_counts_for_both() ->
     rows = rows.clone()
     rows[:, :, each.owned[0, 3]] = 3 * rows[:, :, each.owned[0, 1]]
     each = Equations(each.weight, rows.mT @ rows / 300, each.owned)
-    unique = unique_effects(each)
-    assert float(unique[1]) < 1e-6 * float(unique.max()) and float(unique[3]) < 1e-6 * float(unique.max())
+    unique, direct = unique_effects(each), direct_effects(each)
+    assert bool((unique[[1, 3]] < 1e-5 * direct[[1, 3]]).all()) and float(unique[[0, 2, 4]].min()) > 0.1
     order, lost = eliminate([each], 5)
-    assert int(order[0]) in (1, 3) and float(lost[1]) < 1e-6 * float(lost[-1])
+    assert int(order[0]) in (1, 3) and float(lost[1]) < 1e-5 * float(direct[order[0]])
     for step in range(1, 6):
-        assert float(lost[step]) == pytest.approx(refitted(each, rows, order[:step].tolist()), rel=1e-5, abs=1e-6)
+        assert float(lost[step]) == pytest.approx(
+            refitted(each, rows, order[:step].tolist()), rel=1e-3, abs=1e-3
+        )
 
 
 def test_constant_and_unread_inputs_go_first_and_cost_nothing() -> None:
@@ -117,7 +125,7 @@ def test_more_inputs_than_rows_leave_finite_rising_curves() -> None:
     each, rows = equations(9, units=12, width=4)
     short = rows[:, :10]
     _, lost = eliminate([Equations(each.weight, short.mT @ short / 10, each.owned)], 12)
-    assert bool(lost.isfinite().all()) and bool((lost.diff() >= 0).all()) and float(lost[4]) < 1e-5
+    assert bool(lost.isfinite().all()) and bool((lost.diff() >= 0).all()) and float(lost[4] / lost[-1]) < 1e-5
     everything = float((short[0] @ each.weight[0].T).square().sum() / 10)
     assert float(lost[-1]) <= everything * (1 + 1e-6)
 

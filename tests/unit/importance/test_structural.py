@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import score
-from causal_prune.importance.structural import direct_effects, effects, unique_effects
+from causal_prune.importance.structural import direct_effects, effects, unique_effects, worth_of_channels
 
 
 @pytest.fixture(autouse=True)
@@ -58,26 +58,28 @@ def impulses(reader: nn.Module, read: Tensor) -> Tensor:
     return found - found.mean(dim=1, keepdim=True)
 
 
-def literal(reader: nn.Module, read: Tensor, channels: list[int], state: float) -> tuple[float, float]:
-    """Direct and unique effect on a layer of losing some input channels, as shares of the variance of a state."""
+def literal(reader: nn.Module, read: Tensor, channels: list[int], counts: Tensor) -> tuple[float, float]:
+    """Direct and unique effect on a layer of losing some input channels; `counts` weighs the squares of each filter."""
     parts = impulses(reader, read)
     taps = len(parts) // (read.shape[-1] if isinstance(reader, nn.Linear) else read.shape[1])
     gone = [channel * taps + tap for channel in channels for tap in range(taps)]
     kept = [k for k in range(len(parts)) if k not in gone]
     lost = parts[gone].sum(dim=0)
-    direct = float(lost.square().sum(dim=1).mean()) / state
+    direct = float(lost.square().mean(dim=0) @ counts)
     unique = 0.0
     for filter_ in range(parts.shape[2]):  # each filter fits what it lost from whatever it still reads
         x, y = parts[kept, :, filter_].numpy().T, lost[:, filter_].numpy()
         live = x.std(axis=0) > 0
         fit = x[:, live] @ np.linalg.lstsq(x[:, live], y, rcond=None)[0] if live.any() else 0.0
-        unique += float(((y - fit) ** 2).mean())
-    return direct, unique / state
+        unique += float(((y - fit) ** 2).mean() * counts[filter_])
+    return direct, unique
 
 
-def variance(values: Tensor) -> float:
-    channel = values.dim() - 1 if values.dim() == 2 else 1
-    return float(values.double().movedim(channel, -1).flatten(0, -2).var(dim=0, correction=0).sum())
+def share(observed: tuple[FilterGraph, FilterMoments], layer: str, state: Tensor) -> Tensor:
+    """What a square of each filter of a layer counts: its share of its channel's variance, by the channel's worth."""
+    worth = worth_of_channels(*observed)[layer]
+    variance = state.double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
+    return worth / worth.sum() / variance
 
 
 READERS = {
@@ -94,7 +96,9 @@ READERS = {
 def test_effects_on_every_kind_of_convolution(name: str) -> None:
     reader = copy.deepcopy(READERS[name])
     torch.nn.init.normal_(reader.weight)
-    net = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), reader, nn.ReLU(), nn.Conv2d(reader.out_channels, 2, 1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 1), nn.ReLU(), reader, nn.ReLU(), nn.Conv2d(reader.out_channels, 2, 1)
+    ).eval()
     images = torch.randn(60, 2, 5, 5) + torch.linspace(-1, 2, 60).reshape(-1, 1, 1, 1)
     with torch.no_grad():
         read, written = net[:2](images), net[:3](images)
@@ -106,18 +110,20 @@ def test_effects_on_every_kind_of_convolution(name: str) -> None:
     (member,) = (m for g in graph.prunable if g.name == "0" for m in g.of_role("consumer") if m.layer == "2")
     direct, unique = (effects(graph, moments, each)["0"] for each in (direct_effects, unique_effects))
     for unit in range(len(direct)):
-        expected = literal(reader, read, member.positions_of([unit]), variance(written))
+        expected = literal(reader, read, member.positions_of([unit]), share((graph, moments), "2", written))
         assert float(direct[unit]) == pytest.approx(expected[0], rel=1e-5)
         assert float(unique[unit]) == pytest.approx(expected[1], rel=1e-4)
 
 
 def test_effects_on_a_linear_layer_after_flatten() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 2))
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
     images = torch.randn(80, 2, 3, 3)
     graph, moments = observed(net.eval(), images)
     with torch.no_grad():
         maps, hidden = net[:3](images), net[:5](images)
-        states = variance(net[:4](images)), variance(net(images))
+        states = share((graph, moments), "3", net[:4](images)), share((graph, moments), "5", net(images))
     direct, unique = (effects(graph, moments, each) for each in (direct_effects, unique_effects))
     for unit in range(4):
         expected = literal(net[3], maps, [4 * unit + k for k in range(4)], states[0])
@@ -139,7 +145,7 @@ def test_effects_in_one_and_three_dimensions(rank: int) -> None:
         read, written = net[:2](images), net[:3](images)
     direct, unique = (effects(graph, moments, each)["0"] for each in (direct_effects, unique_effects))
     for unit in range(4):
-        expected = literal(net[2], read, [unit], variance(written))
+        expected = literal(net[2], read, [unit], share((graph, moments), "2", written))
         assert float(direct[unit]) == pytest.approx(expected[0], rel=1e-5)
         assert float(unique[unit]) == pytest.approx(expected[1], rel=1e-4)
 
@@ -156,7 +162,9 @@ def test_a_depthwise_convolution_only_passes_on() -> None:
     assert "2" not in moments.reads
     found = effects(graph, moments, unique_effects)["0"]
     for unit in range(6):
-        assert float(found[unit]) == pytest.approx(literal(net[4], read, [unit], variance(written))[1], rel=1e-4)
+        assert float(found[unit]) == pytest.approx(
+            literal(net[4], read, [unit], share((graph, moments), "4", written))[1], rel=1e-4
+        )
 
 
 def test_blocks_that_go_whole_are_judged_by_who_reads_their_outputs() -> None:
@@ -172,12 +180,12 @@ def test_blocks_that_go_whole_are_judged_by_who_reads_their_outputs() -> None:
     found = effects(graph, moments, unique_effects)["0"]
     assert group.size == 4
     for unit in range(4):
-        expected = literal(net[4], rest, later.positions_of([unit]), variance(out))[1]
+        expected = literal(net[4], rest, later.positions_of([unit]), share((graph, moments), "4", out))[1]
         assert float(found[unit]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_consumers_of_a_stream_add_up_in_units_of_the_states_they_join(traced) -> None:
-    net, x = traced.net, traced.images
+    net, x, known = traced.net, traced.images, (traced.graph, traced.moments)
     with torch.no_grad():
         first = F.relu(net.norm(net.stem(x)))
         inner = net.a(first)
@@ -186,11 +194,12 @@ def test_consumers_of_a_stream_add_up_in_units_of_the_states_they_join(traced) -
         joined = first + net.b(F.relu(inner))
     found = {each: effects(traced.graph, traced.moments, each) for each in (direct_effects, unique_effects)}
     for unit in range(6):
-        a, c = (literal(net.a, first, [unit], variance(inner)), literal(net.c, stream, [unit], variance(out)))
+        a = literal(net.a, first, [unit], share(known, "a", inner))
+        c = literal(net.c, stream, [unit], share(known, "c", out))
         assert float(found[direct_effects]["stem"][unit]) == pytest.approx(a[0] + c[0], rel=1e-5)
         assert float(found[unique_effects]["stem"][unit]) == pytest.approx(a[1] + c[1], rel=1e-4)
     for unit in range(5):  # b is added to the stream: its own variance is not what counts
-        expected = literal(net.b, F.relu(inner), [unit], variance(joined))
+        expected = literal(net.b, F.relu(inner), [unit], share(known, "b", joined))
         assert float(found[direct_effects]["a"][unit]) == pytest.approx(expected[0], rel=1e-5)
 
 
@@ -208,7 +217,35 @@ def test_batch_norm_behind_a_consumer_sets_the_units() -> None:
         read, state = net[:2](images), net[:4](images)
     found = effects(graph, moments, unique_effects)["0"]
     for unit in range(5):
-        assert float(found[unit]) == pytest.approx(literal(folded, read, [unit], variance(state))[1], rel=1e-4)
+        assert float(found[unit]) == pytest.approx(
+            literal(folded, read, [unit], share((graph, moments), "2", state))[1], rel=1e-4
+        )
+
+
+def test_a_channel_counts_by_its_direct_effect_on_whoever_reads_it() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 2),
+        nn.ReLU(),
+        nn.Conv2d(5, 6, 2),
+        nn.ReLU(),
+        nn.Conv2d(6, 3, 1),
+    ).eval()
+    with torch.no_grad():
+        net[4].weight[:, 3] = 0  # nobody reads it
+    images = torch.randn(60, 2, 6, 6)
+    graph, moments = observed(net, images)
+    with torch.no_grad():
+        read, written, out = net[:4](images), net[:5](images), net(images)
+    worth = worth_of_channels(graph, moments)
+    alike = 1 / 6 / written.double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
+    for unit in range(5):
+        expected = literal(net[4], read, [unit], alike)[0]
+        assert float(worth["2"][unit]) == pytest.approx(expected, rel=1e-5, abs=1e-15)
+    assert worth["2"][3] == 0
+    variance = out.double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
+    torch.testing.assert_close(worth["6"], variance, rtol=1e-5, atol=0)
 
 
 def test_scores_rise_along_the_order_of_elimination_and_the_curve_adds_them_up(traced) -> None:
@@ -263,7 +300,9 @@ def test_rescaling_that_keeps_the_function_keeps_scores_and_curves() -> None:
 
 
 def test_units_without_effect_score_zero_and_go_first() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).eval()
     with torch.no_grad():
         net[0].weight[0] = net[0].bias[0] = 0  # dead
         net[0].weight[1], net[0].bias[1] = 0, 3  # constant
@@ -277,13 +316,15 @@ def test_units_without_effect_score_zero_and_go_first() -> None:
 
 
 def test_one_of_two_duplicated_filters_is_free_to_remove() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).eval()
     with torch.no_grad():
         net[0].weight[4], net[0].bias[4] = 3 * net[0].weight[1], 3 * net[0].bias[1]
     graph, moments = observed(net, torch.randn(100, 2, 6, 6))
     scores, direct = score(graph, moments, method="structural"), effects(graph, moments, direct_effects)
     first, last = scores.curves["0"].order[0], scores.curves["0"].unexplained
-    assert int(first) in (1, 4) and float(last[1]) < 1e-6 * float(last[-1])
+    assert int(first) in (1, 4) and float(last[1]) < 1e-5 * float(last[-1])
     twin = 5 - int(first)
     assert float(scores.groups["0"][twin]) > 1e3 * float(scores.groups["0"][first]), "the other one stays"
     assert float(direct["0"][first]) > 1e-3, "its own effect is not small"
@@ -304,12 +345,15 @@ def test_kept_inputs_of_another_group_may_stand_in() -> None:
         net.a.weight[2], net.a.bias[2] = net.b.weight[3], net.b.bias[3]
     graph, moments = observed(net, torch.randn(100, 2, 5, 5))
     found = score(graph, moments, method="structural").groups
-    assert float(found["a"][2]) < 1e-6 and float(found["b"][3]) < 1e-6
-    assert bool((found["a"][[0, 1, 3]] > 1e-5).all())
+    direct = effects(graph, moments, direct_effects)
+    assert float(found["a"][2] / direct["a"][2]) < 1e-5 and float(found["b"][3] / direct["b"][3]) < 1e-5
+    assert bool((found["a"] / direct["a"])[[0, 1, 3]].min() > 1e-3)
 
 
 def test_fewer_patches_than_inputs_are_a_note_with_both_numbers() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    ).eval()
     graph, moments = observed(net, torch.randn(5, 2, 6, 6))
     (note,) = moments.notes
     assert note.startswith("20 patches cannot determine how the 54 inputs of 2 reproduce each other")
@@ -319,9 +363,15 @@ def test_fewer_patches_than_inputs_are_a_note_with_both_numbers() -> None:
 
 def test_layers_read_as_channels_are_scored_as_if_taps_were_alike() -> None:
     net = nn.Sequential(
-        nn.Conv2d(2, 5, 1), nn.ReLU(), nn.Conv2d(5, 4, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.Conv2d(4, 2, 1)
+        nn.Conv2d(2, 5, 1),
+        nn.ReLU(),
+        nn.Conv2d(5, 4, 3, padding=1, padding_mode="circular"),
+        nn.ReLU(),
+        nn.Conv2d(4, 2, 1),
     ).eval()
-    images = torch.randn(100, 2, 6, 6)  # independent pixels: patches alike at every tap, taps without correlation
+    images = torch.randn(
+        100, 2, 6, 6
+    )  # independent pixels: patches alike at every tap, taps without correlation
     graph, moments = observed(net, images)
     with pytest.warns(UserWarning, match="2 is read as channels"):
         reduced = observe(net, graph, [images], max_memory=12_000)
@@ -329,5 +379,5 @@ def test_layers_read_as_channels_are_scored_as_if_taps_were_alike() -> None:
         exact, found = effects(graph, moments, each)["0"], effects(graph, reduced, each)["0"]
         torch.testing.assert_close(found, exact, rtol=0.1, atol=0)
     direct = effects(graph, reduced, direct_effects)["0"]
-    total = reduced.reads["2"].equations(reduced.weights["2"])
-    assert total.shape == (1, 4 * 9, 5) and direct.shape == (5,)
+    rows = reduced.reads["2"].equations(reduced.weights["2"])
+    assert rows.shape == (1, 4 * 9, 5) and direct.shape == (5,)
