@@ -1,4 +1,5 @@
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -170,9 +171,11 @@ def test_what_fits_nowhere_is_said_and_patches_too_long_to_invert_are_never_read
 ) -> None:
     net, x = wide()
     graph = trace(net, x[:1])
-    with pytest.warns(UserWarning, match="max_memory leaves") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         moments = observe(net, graph, [x], max_memory=1)
     texts = [str(warning.message) for warning in caught]
+    assert texts == list(moments.notes)
     assert any("the moments take 0 MB, more than the 0 MB that max_memory leaves" in text for text in texts)
     assert any("the documented score is not available for 0, 2" in text for text in texts)
     assert moments.reads["2"].shape is not None and moments.features == {}
