@@ -213,7 +213,7 @@ def plan_widths(
     for group in graph.prunable:
         _check_scores(group, scores)
         order = torch.argsort(scores.groups[group.name], descending=True, stable=True)
-        kept[group.name] = tuple(sorted(order[: widths[group.name]].tolist()))
+        kept[group.name] = group.first(widths[group.name], order.tolist())
     achieved = _share(graph, kind, {name: len(units) for name, units in kept.items()})
     return PruningPlan(Target(kind, requested, achieved), kept, cuts_of(graph, kept))
 
