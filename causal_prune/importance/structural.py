@@ -31,8 +31,8 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
     (batch norm's g / sigma), a squared residual of filter i is divided by Var(s_i), and the shares are averaged over
     the channels of the state with weights d_i / sum_k d_k, d_i the direct effect of channel i on whoever reads it
     (see `worth_of_channels`). Effects are added over the group's consumers. Dividing by the total variance of the
-    state instead, that is d_i = Var(s_i), is as good on CIFAR-10 (see the benchmark) but depends on the scale of
-    its channels; this does not: multiplying any filter and dividing its readers changes no score of any group.
+    state instead, that is d_i = Var(s_i), would depend on the scale of its channels; this does not: multiplying a
+    filter and dividing its readers changes no score of any group.
 
     A grouped convolution whose blocks go whole reads nothing that stays, hence is no consumer of its own units;
     depthwise ones only pass on.
