@@ -53,6 +53,10 @@ test-slow: $(READY)  ## the slow tests
 coverage-table: $(READY)  ## what can be cut: a table over torchvision's networks and the patterns (half an hour)
 	@$(BIN)/python -m tests.benchmarks.coverage
 
+.PHONY: engine-table
+engine-table: $(READY)  ## speed and memory of observe and score, against their limits (five minutes)
+	@$(BIN)/python -m tests.benchmarks.causal_engine
+
 .PHONY: goldens
 goldens: $(READY)  ## write the golden reports anew after an intended change; then read the difference
 	@UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/report

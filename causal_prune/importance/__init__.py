@@ -6,7 +6,7 @@ from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance import documented, magnitude, random, structural
-from causal_prune.importance.scores import FilterScores, Method, Parents
+from causal_prune.importance.scores import EliminationCurve, FilterScores, Method, Parents
 
 METHODS: Mapping[str, Method] = {
     "documented": documented.score,
@@ -45,4 +45,4 @@ def score(
     return METHODS[method](graph, moments, parents=parents or "graph", seed=seed)
 
 
-__all__ = ["METHODS", "FilterScores", "score"]
+__all__ = ["METHODS", "EliminationCurve", "FilterScores", "score"]

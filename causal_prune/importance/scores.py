@@ -1,7 +1,7 @@
 """What a method returns, and what all methods share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -14,6 +14,20 @@ Parents = Literal["graph", "chain"]
 
 
 @dataclass(frozen=True)
+class EliminationCurve:
+    """What is lost when more and more units of one group go.
+
+    Attributes:
+        order: Units in the order in which backward elimination removes them, int64 of shape (units,).
+        unexplained: unexplained[r] is the share of the state's variance that the units kept after r removals cannot
+            reproduce, summed over the group's consumers; float64 of shape (units + 1,), 0 at first, never falling.
+    """
+
+    order: Tensor
+    unexplained: Tensor
+
+
+@dataclass(frozen=True)
 class FilterScores:
     """How much every unit matters.
 
@@ -22,12 +36,14 @@ class FilterScores:
         unit: What a score of 1 means.
         groups: By prunable group one score per unit, float64 of shape (units,), not negative.
         layers: By producer one score per filter, float64 of shape (filters,); NaN for filters never cut.
+        curves: By prunable group what is lost for every number of units removed; empty for methods that do not know.
     """
 
     method: str
     unit: str
     groups: Mapping[str, Tensor]
     layers: Mapping[str, Tensor]
+    curves: Mapping[str, EliminationCurve] = field(default_factory=dict)
 
 
 class Method(Protocol):

@@ -1,20 +1,41 @@
-"""The structural score: the effect of a unit on the layers that read it, by their own equations."""
+"""The structural score: what the layers that read a unit lose with it, by their own equations."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from causal_prune.filter_graph import FilterGraph, Group, Member
-from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.scores import FilterScores, Parents, from_units
+from causal_prune.filter_moments import FilterMoments, State
+from causal_prune.importance.elimination import Equations, direct_effects, eliminate, unique_effects
+from causal_prune.importance.scores import EliminationCurve, FilterScores, Parents, from_units
+from causal_prune.progress import track
+
+UNIT = "share of the variance of the states that its readers join"
 
 
 def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
-    """Direct effect of do(unit = its mean) on every consumer, as a share of the variance of its output.
+    """What the consumers of a group cannot reproduce without a unit, once their equations are learned again.
 
-    At a consumer the structural equation is known: Y = W x + b, with x the patches that it reads. With S_jj
-    the covariance of the patches of unit j,
-        direct_j = E|| Y - Y(do x_j = E x_j) ||^2 / E|| Y - E Y ||^2 = tr(W_j S_jj W_j^T) / tr Cov(Y),
-    summed over the consumers of the group. Multiplying a filter and dividing its readers changes nothing.
+    At a consumer the structural equation is known: Y = W x + b, with x the patches that it reads. S is the covariance
+    of *all* that it reads: kept units of this and of other groups, and frozen channels, may all stand in. Of unit j
+        direct_j = E|| Y - Y(do x_j = E x_j) ||^2 = tr(W_j S_jj W_j^T),
+        unique_j = tr(W_j ([S^-1]_jj)^-1 W_j^T),
+    the second being what is left of the first when the other inputs' weights are fitted again by least squares.
+    Backward elimination (see `elimination.eliminate`) takes the unit of the least unique effect, re-learns the
+    equations, and goes on; it gives the curve.
+
+    All is in units of the state s that the consumer's output becomes part of (see `state_flow`): the sum, where it is
+    added into a residual stream, or else the (normalised) output itself. W is multiplied by what follows linearly
+    (batch norm's g / sigma), a squared residual of filter i is divided by Var(s_i), and the shares are averaged over
+    the channels of the state with weights d_i / sum_k d_k, d_i the direct effect of channel i on whoever reads it
+    (see `worth_of_channels`). Effects are added over the group's consumers. Dividing by the total variance of the
+    state instead, that is d_i = Var(s_i), would depend on the scale of its channels; this does not: multiplying a
+    filter and dividing its readers changes no score of any group.
+
+    A grouped convolution whose blocks go whole reads nothing that stays, hence is no consumer of its own units;
+    depthwise ones only pass on.
 
     Args:
         graph: From `trace`.
@@ -23,37 +44,128 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
         seed: Not used.
 
     Returns:
-        The scores; 0 for a unit that is constant or that nobody reads.
+        The scores: the rise of the unexplained share when the unit goes, in the order of elimination, never below
+        that of a unit that goes earlier. 0 for a unit that is dead, that nobody reads, or that others reproduce.
 
-    Cost: one small matrix product per unit and consumer.
+    Cost: see `eliminate`.
     """
+    curves = {}
+    equations = equations_of(graph, moments, worth_of_channels(graph, moments))
+    for group in track(graph.prunable, "score", unit="group"):
+        order, lost = eliminate(equations[group.name], group.size)
+        curves[group.name] = EliminationCurve(order, lost)
 
-    def effect(group: Group) -> Tensor:
+    def rises(group: Group) -> Tensor:
+        curve = curves[group.name]
+        result = torch.empty(group.size, dtype=torch.float64)
+        result[curve.order] = curve.unexplained.diff().cummax(dim=0).values
+        return result
+
+    return replace(from_units("structural", UNIT, graph, rises), curves=curves)
+
+
+def effects(
+    graph: FilterGraph, moments: FilterMoments, effect: Callable[[Equations], Tensor]
+) -> dict[str, Tensor]:
+    """One effect of every unit, added over the consumers of its group.
+
+    Args:
+        graph: From `trace`.
+        moments: From `observe`.
+        effect: `direct_effects` or `unique_effects`.
+
+    Returns:
+        By prunable group one share per unit.
+    """
+    found = {}
+    equations = equations_of(graph, moments, worth_of_channels(graph, moments))
+    for group in graph.prunable:
         total = torch.zeros(group.size, dtype=torch.float64)
-        for member in group.of_role("consumer"):
-            explained = _direct(moments, graph, member, group)
-            total += explained / moments.outputs[member.layer].sum().clamp_min(1e-300)
-        return total
-
-    return from_units("structural", "share of the consumers' output variance", graph, effect)
+        for each in equations[group.name]:
+            total += effect(each)
+        found[group.name] = total
+    return found
 
 
-def _direct(moments: FilterMoments, graph: FilterGraph, member: Member, group: Group) -> Tensor:
-    covariance = moments.patches[member.layer, group.name].covariance
-    weight, groups = moments.weights[member.layer], graph.layers[member.layer].groups
-    inside, outside = weight.shape[1], weight.shape[0] // groups
-    taps = weight.shape[2]
-    owned: dict[int, list[int]] = {}
+def equations_of(
+    graph: FilterGraph, moments: FilterMoments, worth: Mapping[str, Tensor]
+) -> dict[str, list[Equations]]:
+    """The equations of every layer that reads a group.
+
+    Args:
+        graph: From `trace`.
+        moments: From `observe`.
+        worth: By consumer what each channel of the state that it joins counts, shape (filters,).
+
+    Returns:
+        By prunable group one entry per consumer.
+    """
+    return {
+        group.name: [
+            _equations(moments, member, group.size, worth[member.layer])
+            for member in group.of_role("consumer")
+            if graph.layers[member.layer].grouping != "blocks" and member.layer in moments.reads
+        ]
+        for group in graph.prunable
+    }
+
+
+def worth_of_channels(graph: FilterGraph, moments: FilterMoments) -> dict[str, Tensor]:
+    """What each channel of the states counts: the direct effect of its unit on whoever reads it.
+
+    The effects are taken with all channels that vary counting alike, so that no scale of a channel plays a part.
+    Channels of no prunable unit, such as the outputs of the network, count by their variance.
+
+    Args:
+        graph: From `trace`.
+        moments: From `observe`.
+
+    Returns:
+        By consumer one number per filter, not negative.
+    """
+    made_by: dict[str, list[tuple[Group, Member]]] = {}
+    for group in graph.prunable:
+        for member in group.of_role("producer"):
+            made_by.setdefault(member.layer, []).append((group, member))
+    worth = {
+        name: torch.ones_like(state.variance)
+        if _all_prunable(made_by.get(name, ()), state)
+        else state.variance
+        for name, state in moments.states.items()
+    }
+    alike = {
+        name: sum((direct_effects(each) for each in equations), torch.zeros((), dtype=torch.float64))
+        for name, equations in equations_of(graph, moments, worth).items()
+    }
+    for name, state in moments.states.items():
+        if _all_prunable(made_by.get(name, ()), state):
+            worth[name] = torch.zeros_like(state.variance)
+            for group, member in made_by[name]:
+                effect = alike[group.name].expand(group.size)
+                worth[name][list(member.positions)] = effect[list(member.units)]
+    return worth
+
+
+def _all_prunable(parts: Sequence[tuple[Group, Member]], state: State) -> bool:
+    return sum(len(member.positions) for _, member in parts) == len(state.variance)
+
+
+def _equations(moments: FilterMoments, member: Member, units: int, worth: Tensor) -> Equations:
+    read, state = moments.reads[member.layer], moments.states[member.layer]
+    varies = state.variance > 1e-12 * state.variance.max()
+    each = torch.where(varies, worth, 0.0)
+    # a squared residual of a filter becomes its share of its channel's variance, times the share that this counts
+    rows = (each / each.sum().clamp_min(1e-300) / state.variance.clamp_min(1e-300)).sqrt() * state.gain
+    weight = moments.weights[member.layer] * torch.where(varies, rows, 0.0)[:, None, None]
+    groups, inputs = read.covariance.shape[:2]
+    owned: list[list[list[int]]] = [[[] for _ in range(units)] for _ in range(groups)]
     for position, unit in zip(member.positions, member.units, strict=True):
-        owned.setdefault(unit, []).append(position)
-    result = torch.zeros(group.size, dtype=torch.float64)
-    for unit, positions in owned.items():
-        rows = weight.new_zeros(weight.shape[0], len(positions), taps)
-        for k, position in enumerate(positions):
-            block = position // inside if groups > 1 else 0
-            members = slice(block * outside, (block + 1) * outside)
-            rows[members, k] = weight[members, position % inside]
-        flat = rows.flatten(1)
-        size = flat.shape[1]
-        result[unit] = ((flat @ covariance[unit, :size, :size]) * flat).sum()
-    return result
+        block, columns = read.columns(position, weight.shape[2])
+        if columns[0] not in owned[block][unit]:
+            owned[block][unit] += columns
+    width = max(len(columns) for block in owned for columns in block)
+    table = [[columns + [inputs] * (width - len(columns)) for columns in block] for block in owned]
+    return Equations(read.equations(weight), read.covariance, torch.tensor(table))
+
+
+__all__ = ["direct_effects", "effects", "equations_of", "score", "unique_effects", "worth_of_channels"]
