@@ -1,14 +1,22 @@
 """The structural score: the effect of a unit on the layers that read it, by their own equations."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causal_prune.filter_graph import FilterGraph, Group, Member
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.scores import FilterScores, Parents, from_units
+from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_units
 
 
-def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+def score(
+    graph: FilterGraph,
+    moments: FilterMoments,
+    *,
+    parents: Parents,
+    seed: int,
+    model: nn.Module | None = None,
+    labelled: Labelled | None = None,
+) -> FilterScores:
     """Direct effect of do(unit = its mean) on every consumer, as a share of the variance of its output.
 
     At a consumer the structural equation is known: Y = W x + b, with x the patches that it reads. With S_jj
@@ -21,6 +29,8 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
         moments: From `observe`.
         parents: Not used: consumers are read off the graph.
         seed: Not used.
+        model: Not used.
+        labelled: Not used.
 
     Returns:
         The scores; 0 for a unit that is constant or that nobody reads.
