@@ -171,16 +171,16 @@ def compress(
         with status("trace"):
             graph = trace(dense, recipe.example, freeze=freeze)
         moments = observe(dense, graph, loader(data.calibration))
+        scores = score(
+            graph,
+            moments,
+            method=importance,
+            parents=parents,
+            seed=seed,
+            model=dense,
+            labelled=held_out(data.validation),
+        )
         with status("score"):
-            scores = score(
-                graph,
-                moments,
-                method=importance,
-                parents=parents,
-                seed=seed,
-                model=dense,
-                labelled=held_out(data.validation),
-            )
             rivals = rivals_of(graph, moments, arms, random_seeds, seed)
         block = alignment(align)
         if keep_latency is None:
