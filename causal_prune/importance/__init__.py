@@ -8,6 +8,7 @@ from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance import (
+    ablation,
     batchnorm_scale,
     documented,
     geometric_median,
@@ -26,6 +27,7 @@ METHODS: Mapping[str, Method] = {
     "taylor": taylor.score,
     "geometric_median": geometric_median.score,
     "batchnorm_scale": batchnorm_scale.score,
+    "ablation": ablation.score,
     "random": random.score,
 }
 

@@ -15,9 +15,12 @@ from causal_prune.filter_moments import observe
 from causal_prune.importance import METHODS, score
 
 every_method = pytest.mark.parametrize("method", METHODS)
-TOLD_APART = dict.fromkeys(METHODS, ("stem", "a", "c")) | {"batchnorm_scale": ()}  # fresh scales are all 1
-NEEDS_NETWORK = ("taylor", "batchnorm_scale")
-NEEDS_IMAGES = ("taylor",)
+TOLD_APART = dict.fromkeys(METHODS, ("stem", "a", "c")) | {
+    "batchnorm_scale": (),  # fresh scales are all 1
+    "ablation": (),  # an untrained network is better off without half of them: they score 0
+}
+NEEDS_IMAGES = ("taylor", "ablation")
+NEEDS_NETWORK = (*NEEDS_IMAGES, "batchnorm_scale")
 
 
 @every_method
