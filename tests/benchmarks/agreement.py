@@ -12,6 +12,7 @@ Ablation goes on from FILE.npz of an interrupted run where --partial FOLDER is g
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,20 +80,31 @@ def table(name: str, options: argparse.Namespace) -> list[str]:
         labelled = spread(file["test_images"][half:], file["test_labels"][half:], options.labelled)
     graph = trace(model, judging[0][0][:2])
     begun = time.perf_counter()
-    partial = options.partial / f"{name}.npz" if options.partial else None
-    judge = ablate(model, graph, judging, partial=partial)
+    middle = len(judging) // 2
+    halves = [
+        ablate(model, graph, half, partial=options.partial / f"{name}-{k}.npz" if options.partial else None)
+        for k, half in enumerate((judging[:middle], judging[middle:]))
+    ]
+    judge = together(*halves)
     took = time.perf_counter() - begun
+    own = median_agreement(spearman_by_group(halves[0].rise, halves[1].rise))
     units = sum(len(each) for each in judge.units.values())
     lines = [
         f"{name}: {units} units in {len(graph.prunable)} groups, ablated on {judge.images} held-out test images",
-        f"  dense loss {judge.loss:.4f} nats; ablation {took:.0f} s = {took / plain(model, judging):.0f} forward "
-        "passes over its images",
-        f"  noise of the judge: two halves of its images agree by {_own(model, graph, judging, judge):+.2f}",
+        f"  dense loss {judge.loss:.4f} nats; ablation took {took / plain(model, judging):.0f} forward passes",
+        f"  the judge with itself on two halves of its images:{_rho(own)}",
         "  method              median   least  groups   of two halves of the data     s",
     ]
-    for method in options.methods:
-        lines.append(row(method, model, graph, [train, labelled], judge))
-    return lines
+    return lines + [row(method, model, graph, [train, labelled], judge) for method in options.methods]
+
+
+def together(first: Ablation, second: Ablation) -> Ablation:
+    """Two ablations of the same units as one; standard errors are left out."""
+    n = first.images + second.images
+    shares = (first.images / n, second.images / n)
+    rise = {name: shares[0] * first.rise[name] + shares[1] * second.rise[name] for name in first.rise}
+    loss = shares[0] * first.loss + shares[1] * second.loss
+    return replace(first, images=n, loss=loss, rise=rise, error={})
 
 
 def row(
@@ -129,21 +141,6 @@ def scored(
     """Observe and score."""
     moments = observe(model, graph, train)
     return score(graph, moments, method=method, model=model, labelled=labelled)
-
-
-def _own(
-    model: nn.Module, graph: FilterGraph, judging: list[tuple[Tensor, Tensor]], judge: Ablation
-) -> float:
-    """Agreement that noise alone leaves: Spearman of two draws of the rises, by their standard errors."""
-    generator = torch.Generator().manual_seed(0)
-    draws = [
-        {
-            name: rise + judge.error[name] * torch.randn(len(rise), generator=generator, dtype=rise.dtype)
-            for name, rise in judge.rise.items()
-        }
-        for _ in range(2)
-    ]
-    return median_agreement(spearman_by_group(*draws)) or 0.0
 
 
 def _rho(value: float | None) -> str:

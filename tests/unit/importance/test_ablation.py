@@ -31,11 +31,12 @@ def literal(net: nn.Module, graph: FilterGraph, images: Tensor, labels: Tensor) 
     found = {}
     for group in graph.prunable:
         rows = []
+        reads = {member.layer: reading(net, images, member.layer) for member in group.of_role("consumer")}
         for unit in range(group.size):
             handles = []
             for member in group.of_role("consumer"):
                 positions = [p for p, u in zip(member.positions, member.units, strict=True) if u == unit]
-                read = reading(net, images, member.layer)
+                read = reads[member.layer]
 
                 def hold(_, args, positions=positions, read=read):
                     changed = args[0].clone()
