@@ -220,7 +220,7 @@ class Replay:
     def __init__(self, program: _Program, leaves: Sequence[Any], readers: Mapping[str, nn.Module]) -> None:
         self._program = program
         self._readers = readers
-        self._plans: dict[tuple[str, ...], tuple[list[fx.Node], list[list[fx.Node]]]] = {}
+        self._plans: dict[tuple[str, ...], tuple[list[fx.Node], list[list[fx.Node]], set[fx.Node]]] = {}
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self._values: dict[fx.Node, Any] = {
             **program.constants,
@@ -253,7 +253,7 @@ class Replay:
         key = tuple(intervention)
         if key not in self._plans:
             self._plans[key] = self._plan(set(key))
-        steps, last_uses = self._plans[key]
+        steps, last_uses, first = self._plans[key]
         changed: dict[fx.Node, Any] = {}
 
         def value(node: fx.Node) -> Any:
@@ -265,8 +265,8 @@ class Replay:
                 source = value(_read_by(node))
                 constant = intervention.get(name)
                 changed[node] = source if constant is None else _set(self._readers[name], constant, source)
-            elif (fresh := self._fresh(node, intervention, changed)) is not None:
-                changed[node] = self._corrected(node, fresh)
+            elif node in first:
+                changed[node] = self._corrected(node, intervention[self._program.points[_point(node)]])
             else:
                 changed[node] = _run(node, value)
             for other in done:
@@ -274,8 +274,8 @@ class Replay:
         output: Tensor = changed.get(self._program.output, self.dense)
         return output
 
-    def _plan(self, names: set[str]) -> tuple[list[fx.Node], list[list[fx.Node]]]:
-        """The operations behind some readers, and after each what is not needed any more."""
+    def _plan(self, names: set[str]) -> tuple[list[fx.Node], list[list[fx.Node]], set[fx.Node]]:
+        """The operations behind some readers, after each what is not needed any more, and the first convolutions."""
         behind: dict[fx.Node, None] = {}
         for node in self._program.nodes:
             touched = self._program.points.get(node) in names
@@ -288,21 +288,17 @@ class Replay:
         for node, index in last.items():
             if node is not self._program.output:
                 done[index].append(node)
-        return steps, done
+        first = {node for node in steps if self._is_first(node, names, behind)}
+        return steps, done, first
 
-    def _fresh(
-        self, node: fx.Node, intervention: Intervention, changed: Mapping[fx.Node, Any]
-    ) -> Constant | None:
-        """The constant that a dense convolution reads, where nothing before it has changed."""
+    def _is_first(self, node: fx.Node, names: set[str], behind: Mapping[fx.Node, None]) -> bool:
+        """Whether this is a dense convolution that reads an intervention with nothing changed before it."""
         if node.target is not torch.ops.aten.convolution.default or node.args[6] or node.args[8] != 1:
-            return None
-        point = node.args[0]
-        assert isinstance(point, fx.Node)
-        clean = point in self._program.points and _read_by(point) not in changed
-        others = [source for source in node.all_input_nodes if source is not point]
-        if not clean or any(source in changed for source in others):
-            return None
-        return intervention.get(self._program.points[point])
+            return False
+        point = _point(node)
+        if self._program.points.get(point) not in names or _read_by(point) in behind:
+            return False
+        return not any(source in behind for source in node.all_input_nodes if source is not point)
 
     def _corrected(self, node: fx.Node, constant: Constant) -> Tensor:
         """Y' = Y + W_j (m_j - x_j): a convolution is linear in what it reads."""
@@ -323,6 +319,12 @@ def _run(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
     assert callable(node.target)
     return node.target(*args, **kwargs)
+
+
+def _point(convolution: fx.Node) -> fx.Node:
+    point = convolution.args[0]
+    assert isinstance(point, fx.Node)
+    return point
 
 
 def _read_by(mark: fx.Node) -> fx.Node:
