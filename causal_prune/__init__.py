@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from causal_prune.channel_removal import load, remove, zero
     from causal_prune.compensation import compensate
     from causal_prune.errors import CausalPruneError, InputError, ParityError, TargetError
+    from causal_prune.explainer import CausalCNNExplainer
     from causal_prune.filter_graph import FilterGraph, trace
     from causal_prune.filter_moments import FilterMoments, observe
     from causal_prune.fine_tuning import fine_tune
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from causal_prune.pruning_plan import PruningPlan, plan
 
 __all__ = [
+    "CausalCNNExplainer",
     "CausalPruneError",
     "Compressed",
     "Data",
@@ -43,6 +45,7 @@ _HOMES = {
     "channel_removal": ("load", "remove", "zero"),
     "compensation": ("compensate",),
     "errors": ("CausalPruneError", "InputError", "ParityError", "TargetError"),
+    "explainer": ("CausalCNNExplainer",),
     "filter_graph": ("FilterGraph", "trace"),
     "filter_moments": ("FilterMoments", "observe"),
     "fine_tuning": ("fine_tune",),

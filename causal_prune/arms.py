@@ -22,6 +22,7 @@ Mode = Literal["remove", "zero"]
 Images = Dataset[tuple[Tensor, int]]
 BATCH = 128
 CURVE_IMAGES = 1000
+JUDGED_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,21 @@ def loader(
     # a last batch of one image has no variance and cannot train a batch norm
     ragged = shuffle and len(images) % batch == 1 and len(images) > batch  # type: ignore[arg-type]
     return DataLoader(images, batch, shuffle=shuffle, generator=generator, drop_last=ragged)  # type: ignore[arg-type]
+
+
+def held_out(validation: Images, most: int = JUDGED_IMAGES) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of labelled validation images, for importances that ask for the loss.
+
+    Args:
+        validation: Validation images.
+        most: How many are read at most; they are spread evenly over the split.
+
+    Returns:
+        A loader of (images, labels).
+    """
+    size = len(validation)  # type: ignore[arg-type]
+    count = min(most, size)
+    return loader(Subset(validation, [k * size // count for k in range(count)]))
 
 
 def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:

@@ -79,7 +79,12 @@ def run(
     std: Std = None,
     input_shape: InputShape = None,
     importance: Annotated[
-        str | None, _option("structural, documented, magnitude or random.", "structural")
+        str | None,
+        _option(
+            "structural, documented, magnitude, magnitude_l2, taylor, geometric_median, "
+            "batchnorm_scale, ablation or random.",
+            "structural",
+        ),
     ] = None,
     parents: Annotated[
         str | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from causal_prune.arms import loader
+from causal_prune.arms import held_out, loader
 from causal_prune.batches import seeded
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
@@ -110,7 +110,15 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[Layer]]:
     model, data = _dense(settings)
     graph = trace(model, _example(data), freeze=settings.freeze)
     moments = observe(model, graph, loader(data.calibration))
-    scores = score(graph, moments, method=settings.importance, parents=_parents(settings), seed=settings.seed)
+    scores = score(
+        graph,
+        moments,
+        method=settings.importance,
+        parents=_parents(settings),
+        seed=settings.seed,
+        model=model,
+        labelled=held_out(data.validation),
+    )
     planned = plan(graph, scores, align=alignment(settings.align), **{kind: share})
     return planned.target, layer_entries(graph, planned)
 

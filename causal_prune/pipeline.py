@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune.arms import Mode, Recipe, loader
+from causal_prune.arms import Mode, Recipe, held_out, loader
 from causal_prune.batches import Inputs, copied
 from causal_prune.comparison import export_arms, rivals_of, run_arms, share_curve
 from causal_prune.errors import CausalPruneError
@@ -171,8 +171,16 @@ def compress(
         with status("trace"):
             graph = trace(dense, recipe.example, freeze=freeze)
         moments = observe(dense, graph, loader(data.calibration))
+        scores = score(
+            graph,
+            moments,
+            method=importance,
+            parents=parents,
+            seed=seed,
+            model=dense,
+            labelled=held_out(data.validation),
+        )
         with status("score"):
-            scores = score(graph, moments, method=importance, parents=parents, seed=seed)
             rivals = rivals_of(graph, moments, arms, random_seeds, seed)
         block = alignment(align)
         if keep_latency is None:

@@ -2,16 +2,32 @@
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance import documented, magnitude, random, structural
-from causal_prune.importance.scores import EliminationCurve, FilterScores, Method, Parents
+from causal_prune.importance import (
+    ablation,
+    batchnorm_scale,
+    documented,
+    geometric_median,
+    magnitude,
+    random,
+    structural,
+    taylor,
+)
+from causal_prune.importance.scores import EliminationCurve, FilterScores, Labelled, Method, Parents
 
 METHODS: Mapping[str, Method] = {
     "documented": documented.score,
     "structural": structural.score,
     "magnitude": magnitude.score,
+    "magnitude_l2": magnitude.score_l2,
+    "taylor": taylor.score,
+    "geometric_median": geometric_median.score,
+    "batchnorm_scale": batchnorm_scale.score,
+    "ablation": ablation.score,
     "random": random.score,
 }
 
@@ -23,6 +39,8 @@ def score(
     method: str = "structural",
     parents: Parents | None = None,
     seed: int = 0,
+    model: nn.Module | None = None,
+    labelled: Labelled | None = None,
 ) -> FilterScores:
     """How much every unit matters; units of small scores go first.
 
@@ -32,17 +50,24 @@ def score(
         method: A name in `METHODS`.
         parents: For "documented": "chain" for the convolution registered before, as the original does,
             "graph" for the true parents (the default).
-        seed: For "random".
+        seed: Of all that a method draws at random.
+        model: The dense network that `graph` was traced from; it is not changed. Methods that look at more than
+            the moments (all but "documented", "structural", "magnitude", "magnitude_l2", "geometric_median" and
+            "random") need it.
+        labelled: Batches (inputs, labels) of images that the network was not trained on, in a list or a loader;
+            "taylor", "ablation", "pcace" and "iba" need them.
 
     Returns:
         One score per unit of every prunable group, 0 for a unit without effect; never negative or NaN.
 
     Raises:
-        InputError: If the method is unknown.
+        InputError: If the method is unknown, or lacks the network or the images that it needs.
     """
     if method not in METHODS:
         raise InputError(f"--importance: {method!r} is not one of {', '.join(METHODS)}")
-    return METHODS[method](graph, moments, parents=parents or "graph", seed=seed)
+    return METHODS[method](
+        graph, moments, parents=parents or "graph", seed=seed, model=model, labelled=labelled
+    )
 
 
 __all__ = ["METHODS", "EliminationCurve", "FilterScores", "score"]

@@ -3,15 +3,23 @@
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FeatureMoments, FilterMoments
-from causal_prune.importance.scores import FilterScores, Parents, from_filters
+from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_filters
 
 
-def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+def score(
+    graph: FilterGraph,
+    moments: FilterMoments,
+    *,
+    parents: Parents,
+    seed: int,
+    model: nn.Module | None = None,
+    labelled: Labelled | None = None,
+) -> FilterScores:
     """Sum over the children of the absolute coefficients with which a filter enters their equations.
 
     F_i is the Frobenius norm over space of filter i's raw output, one number per image. Least squares with
@@ -26,6 +34,8 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
         moments: From `observe`.
         parents: "chain" reproduces the original, "graph" uses the true parents.
         seed: Not used.
+        model: Not used.
+        labelled: Not used.
 
     Returns:
         The scores; the scores of a layer sum to 1.

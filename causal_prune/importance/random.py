@@ -1,14 +1,22 @@
 """Random scores: the baseline that every method must beat."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causal_prune.filter_graph import FilterGraph, Group
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.scores import FilterScores, Parents, from_units
+from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_units
 
 
-def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+def score(
+    graph: FilterGraph,
+    moments: FilterMoments,
+    *,
+    parents: Parents,
+    seed: int,
+    model: nn.Module | None = None,
+    labelled: Labelled | None = None,
+) -> FilterScores:
     """Independent uniform numbers in [0, 1), one per unit.
 
     Args:
@@ -16,6 +24,8 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
         moments: Not used.
         parents: Not used.
         seed: Of a generator of its own; the global random state is not touched.
+        model: Not used.
+        labelled: Not used.
 
     Returns:
         The scores; the same for the same graph and seed.

@@ -4,18 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from causal_prune.filter_graph import FilterGraph, Group, Member
 from causal_prune.filter_moments import FilterMoments, State
 from causal_prune.importance.elimination import Equations, direct_effects, eliminate, unique_effects
-from causal_prune.importance.scores import EliminationCurve, FilterScores, Parents, from_units
+from causal_prune.importance.scores import EliminationCurve, FilterScores, Labelled, Parents, from_units
 from causal_prune.progress import track
 
 UNIT = "share of the variance of the states that its readers join"
 
 
-def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed: int) -> FilterScores:
+def score(
+    graph: FilterGraph,
+    moments: FilterMoments,
+    *,
+    parents: Parents,
+    seed: int,
+    model: nn.Module | None = None,
+    labelled: Labelled | None = None,
+) -> FilterScores:
     """What the consumers of a group cannot reproduce without a unit, once their equations are learned again.
 
     At a consumer the structural equation is known: Y = W x + b, with x the patches that it reads. S is the covariance
@@ -42,6 +50,8 @@ def score(graph: FilterGraph, moments: FilterMoments, *, parents: Parents, seed:
         moments: From `observe`.
         parents: Not used: consumers are read off the graph.
         seed: Not used.
+        model: Not used.
+        labelled: Not used.
 
     Returns:
         The scores: the rise of the unexplained share when the unit goes, in the order of elimination, never below

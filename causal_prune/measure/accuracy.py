@@ -13,8 +13,9 @@ import torch
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor, nn
 
-from causal_prune.batches import call, copied, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.batches import call, copied, device_of, inputs_of, modes_kept, moved, seeded
 from causal_prune.errors import InputError
+from causal_prune.labelled import check_labels, labels_of, logits_of
 from causal_prune.progress import track
 
 
@@ -112,10 +113,10 @@ def evaluate(
         stack.enter_context(torch.inference_mode())
         placed = {name: _on_device(model, device).eval() for name, model in models.items()}
         for number, batch in enumerate(track(loader, label), start=1):
-            inputs, truth = moved(inputs_of(batch), device), _labels_of(batch, number)
+            inputs, truth = moved(inputs_of(batch), device), labels_of(batch, number)
             for name, model in placed.items():
-                logits = _logits_of(call(model, inputs), name, number)
-                _check_labels(truth, logits, name, number)
+                logits = logits_of(call(model, inputs), name, number)
+                check_labels(truth, logits, name, number)
                 predictions[name].append(logits.argmax(dim=1).cpu())
             truths.append(truth)
     if not sum(len(truth) for truth in truths):
@@ -127,43 +128,6 @@ def _on_device(model: nn.Module, device: str | torch.device) -> nn.Module:
     where, target = device_of(model), torch.device(device)
     same = where.type == target.type and target.index in (None, where.index)
     return model if same else copied(model).to(target)
-
-
-def _labels_of(batch: Any, number: int) -> Tensor:
-    if not isinstance(batch, tuple | list) or len(batch) < 2:
-        raise InputError(f"batch {number} of the loader has no labels: give (inputs, labels)")
-    labels = torch.as_tensor(batch[1])
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InputError(
-            f"labels of batch {number} have shape {tuple(labels.shape)} and type {labels.dtype}: "
-            "give one integer class per image"
-        )
-    return labels.to("cpu", torch.int64)
-
-
-def _logits_of(output: Any, name: str, number: int) -> Tensor:
-    tensors = tensors_in(output)
-    if not tensors or tensors[0].ndim != 2 or tensors[0].shape[1] < 2:
-        shape = tuple(tensors[0].shape) if tensors else type(output).__name__
-        raise InputError(
-            f"model '{name}' returned {shape} for batch {number}: "
-            "a classifier must return logits (images, at least 2 classes)"
-        )
-    if bool(torch.isnan(tensors[0]).any()):
-        raise InputError(f"model '{name}' returned NaN for batch {number}: check its weights and the inputs")
-    return tensors[0]
-
-
-def _check_labels(labels: Tensor, logits: Tensor, name: str, number: int) -> None:
-    rows, classes = logits.shape
-    if rows != len(labels):
-        raise InputError(f"batch {number} has {len(labels)} labels, but model '{name}' returned {rows} rows")
-    outside = labels[(labels < 0) | (labels >= classes)]
-    if len(outside):
-        raise InputError(
-            f"label {int(outside[0])} in batch {number} is outside 0 to {classes - 1}, "
-            f"the {classes} classes of model '{name}'"
-        )
 
 
 def _accuracy(predictions: Tensor, labels: Tensor) -> Accuracy:

@@ -1,6 +1,7 @@
-"""How far two ways of scoring units agree: Spearman's rank correlation per group."""
+"""How far two ways of scoring units agree: Spearman's rank correlation per group, against ablation and over data."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -10,6 +11,8 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from causal_prune.errors import InputError
+from causal_prune.importance import FilterScores
+from causal_prune.importance.ablation import Ablation
 
 Scores: TypeAlias = Tensor | Sequence[float] | npt.NDArray[np.floating]
 
@@ -72,3 +75,68 @@ def median_agreement(by_group: Mapping[str, float | None]) -> float | None:
     """
     defined = [rho for rho in by_group.values() if rho is not None]
     return float(np.median(defined)) if defined else None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a method ranks the units as ablation does.
+
+    Attributes:
+        method: Name of the method.
+        spearman_by_group: Rank correlation with ablation by group (see `spearman_by_group`).
+        median: Over the groups; None where none is defined.
+        images: That ablation was measured on.
+        units: That were ablated.
+    """
+
+    method: str
+    spearman_by_group: Mapping[str, float | None]
+    median: float | None
+    images: int
+    units: int
+
+
+def agreement(scores: FilterScores, judge: Ablation) -> Agreement:
+    """Compare a method with ablation, group by group, over the units that were ablated.
+
+    Args:
+        scores: Of the method.
+        judge: From `ablate`, of the same graph. Its rises are compared as they are, negative ones too.
+
+    Returns:
+        The correlations and their median.
+
+    Raises:
+        InputError: If a group that was ablated has no scores.
+    """
+    chosen = {name: list(units) for name, units in judge.units.items() if units}
+    absent = [name for name in chosen if name not in scores.groups]
+    if absent:
+        raise InputError(f"group '{absent[0]}' was ablated but has no scores: score the same graph")
+    rho = spearman_by_group(
+        {name: scores.groups[name][units] for name, units in chosen.items()},
+        {name: judge.rise[name] for name in chosen},
+    )
+    return Agreement(
+        scores.method, rho, median_agreement(rho), judge.images, sum(len(units) for units in chosen.values())
+    )
+
+
+def spread_units(sizes: Mapping[str, int], most: int, *, seed: int = 0) -> dict[str, list[int]]:
+    """Draw some units of every group, for an ablation that may not take long.
+
+    Args:
+        sizes: Units by group.
+        most: How many are drawn from a group at most, at least 1.
+        seed: Of the draw.
+
+    Returns:
+        Ascending units by group; all of them where a group has no more than `most`.
+
+    Example:
+        >>> spread_units({"conv1": 3}, 16)
+        {'conv1': [0, 1, 2]}
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {name: torch.randperm(size, generator=generator)[:most] for name, size in sizes.items()}
+    return {name: sorted(units.tolist()) for name, units in drawn.items()}

@@ -1,5 +1,6 @@
 """The documented score equals what applybn's CausalCNNExplainer computes, on the three nets of the oracle file."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from causal_prune.explainer import CausalCNNExplainer
 from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import score
@@ -142,3 +144,121 @@ def test_the_smallest_scores_are_the_filters_that_the_original_zeroes(
             expected = values[f"{name}/zeroed/{percent}/{index}"]
             smallest = torch.argsort(scores[layer])[: len(expected)]
             assert sorted(smallest.tolist()) == sorted(expected.tolist()), (layer, percent)
+
+
+PERCENTS = (5, 10, 25, 50, 90)
+
+
+def taught(net: nn.Module, x: Tensor) -> CausalCNNExplainer:
+    explainer = CausalCNNExplainer(net)
+    explainer.collect_data(x.split(32))
+    explainer.learn_structural_equations()
+    return explainer
+
+
+def silent(net: nn.Module, layer: str) -> list[int]:
+    module = net.get_submodule(layer)
+    dead = module.weight.flatten(1).eq(0).all(dim=1)
+    if module.bias is not None:
+        assert torch.equal(dead, dead & module.bias.eq(0))
+    return dead.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_explainer_reproduces_features_and_importances(values: dict[str, np.ndarray], name: str) -> None:
+    net, x, layers = rebuilt(values, name)
+    explainer = taught(net, x)
+    assert [layer for layer, _ in explainer.conv_layers] == layers
+    for index in range(len(layers)):
+        np.testing.assert_allclose(explainer.filter_outputs[index], values[f"{name}/F/{index}"], rtol=1e-5)
+        found = explainer.get_filter_importances()[index]
+        assert np.abs(found - values[f"{name}/imp/{index}"]).max() < 1e-6
+    explainer.learn_structural_equations()
+    for index in range(len(layers)):
+        again = explainer.get_filter_importances()[index]
+        assert np.abs(again - values[f"{name}/imp_twice/{index}"]).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_second_set_starts_afresh_where_the_original_mixes(
+    values: dict[str, np.ndarray], name: str
+) -> None:
+    net, x, layers = rebuilt(values, name)
+    first, second = taught(net, x[:48]), taught(net, x[48:])
+    both = taught(net, x[:48])
+    both.collect_data([x[48:]])
+    both.learn_structural_equations()
+    for index in range(len(layers)):
+        old, new = (each.get_filter_importances()[index] for each in (first, second))
+        np.testing.assert_array_equal(both.get_filter_importances()[index], new)
+        if index + 1 < len(layers):  # the last layer is uniform either way
+            parent, child = (
+                second.filter_outputs[k] - second.filter_outputs[k].mean(axis=0) for k in (index, index + 1)
+            )
+            raw = np.abs(np.linalg.lstsq(parent, child, rcond=None)[0]).sum(axis=1)
+            np.testing.assert_allclose(raw / raw.sum(), new, atol=1e-9)
+            mixed = (old + raw) / (1 + raw.sum())
+            assert np.abs(mixed - values[f"{name}/imp_two_sets/{index}"]).max() < 1e-6
+
+
+@pytest.mark.parametrize("percent", PERCENTS)
+@pytest.mark.parametrize("name", NETS)
+def test_the_explainer_zeroes_the_originals_filters(
+    values: dict[str, np.ndarray], name: str, percent: int
+) -> None:
+    net, x, layers = rebuilt(values, name)
+    labels = torch.tensor(values[f"{name}/y"])
+    explainer = taught(net, x)
+    pruned = explainer.prune_filters_by_importance(percent)
+    for index, layer in enumerate(layers):
+        assert silent(pruned, layer) == sorted(values[f"{name}/zeroed/{percent}/{index}"].tolist()), layer
+    with torch.no_grad():
+        np.testing.assert_allclose(pruned(x), values[f"{name}/logits_zeroed/{percent}"], atol=1e-5)
+    batches = list(zip(x.split(32), labels.split(32), strict=True))
+    assert explainer.evaluate_model(pruned, batches) == values[f"{name}/acc_zeroed/{percent}"]
+    assert explainer.evaluate_model(net, batches) == values[f"{name}/acc"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_explainer_draws_the_originals_random_filters(values: dict[str, np.ndarray], name: str) -> None:
+    net, _, layers = rebuilt(values, name)
+    explainer = CausalCNNExplainer(net)
+    before = random.getstate()
+    try:
+        for percent in PERCENTS:
+            random.seed(7)
+            pruned = explainer.prune_random_filters(percent)
+            for index, layer in enumerate(layers):
+                expected = values[f"{name}/rand_zeroed/{percent}/{index}"]
+                assert silent(pruned, layer) == sorted(expected.tolist()), (layer, percent)
+    finally:
+        random.setstate(before)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_heatmaps_are_the_originals(values: dict[str, np.ndarray], name: str) -> None:
+    net, x, _ = rebuilt(values, name)
+    explainer = taught(net, x)
+    (drawn,) = explainer.heatmaps(x[0])
+    np.testing.assert_allclose(drawn.raw, values[f"{name}/heat_raw"], atol=1e-6)
+    np.testing.assert_allclose(drawn.heat, values[f"{name}/heat"], atol=1e-6)
+    np.testing.assert_allclose(drawn.image, values[f"{name}/heat_img"], atol=1e-6)
+    figure = explainer.visualize_heatmap_on_input(x[0])
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    np.testing.assert_allclose(shown[0], values[f"{name}/heat_img"], atol=1e-6)
+    np.testing.assert_allclose(shown[1], values[f"{name}/heat"], atol=1e-6)
+
+
+def test_every_array_of_the_file_is_read_by_these_tests(values: dict[str, np.ndarray]) -> None:
+    read = set()
+    for name, make in NETS.items():
+        layers = range(len(values[f"{name}/layers"]))
+        read |= {
+            f"{name}/{key}" for key in ("x", "y", "layers", "logits", "acc", "heat", "heat_raw", "heat_img")
+        }
+        read |= {f"{name}/sd/{key}" for key in make().state_dict()}
+        read |= {f"{name}/{key}/{k}" for key in ("F", "imp", "imp_twice", "imp_two_sets") for k in layers}
+        for percent in PERCENTS:
+            read |= {f"{name}/{key}/{percent}" for key in ("logits_zeroed", "acc_zeroed")}
+            read |= {f"{name}/{key}/{percent}/{k}" for key in ("zeroed", "rand_zeroed") for k in layers}
+    assert read == set(values)

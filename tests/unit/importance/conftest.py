@@ -38,6 +38,7 @@ class Traced:
     images: Tensor
     graph: FilterGraph
     moments: FilterMoments
+    labelled: list[tuple[Tensor, Tensor]]
 
 
 @pytest.fixture
@@ -50,4 +51,6 @@ def traced() -> Traced:
         nn.init.uniform_(net.norm.running_var, 0.5, 2.0)
         images = torch.randn(60, 2, 8, 8) + torch.linspace(-1, 1, 60).reshape(-1, 1, 1, 1)
     graph = trace(net, images[:1])
-    return Traced(net, images, graph, observe(net, graph, images.split(25)))
+    labels = (images.mean((1, 2, 3)) * 4).round().long().remainder(3)
+    batches = list(zip(images.split(25), labels.split(25), strict=True))
+    return Traced(net, images, graph, observe(net, graph, images.split(25)), batches)

@@ -15,11 +15,17 @@ from causal_prune.filter_moments import observe
 from causal_prune.importance import METHODS, score
 
 every_method = pytest.mark.parametrize("method", METHODS)
+TOLD_APART = dict.fromkeys(METHODS, ("stem", "a", "c")) | {
+    "batchnorm_scale": (),  # fresh scales are all 1
+    "ablation": (),  # an untrained network is better off without half of them: they score 0
+}
+NEEDS_IMAGES = ("taylor", "ablation")
+NEEDS_NETWORK = (*NEEDS_IMAGES, "batchnorm_scale")
 
 
 @every_method
 def test_scores_have_one_finite_number_per_unit(traced, method: str) -> None:
-    scores = score(traced.graph, traced.moments, method=method)
+    scores = score(traced.graph, traced.moments, method=method, model=traced.net, labelled=traced.labelled)
     assert scores.method == method and scores.unit
     assert {name: len(values) for name, values in scores.groups.items()} == {
         group.name: group.size for group in traced.graph.prunable
@@ -28,7 +34,7 @@ def test_scores_have_one_finite_number_per_unit(traced, method: str) -> None:
     for values in scores.groups.values():
         assert values.dtype == torch.float64 and values.dim() == 1
         assert bool(values.isfinite().all()) and bool((values >= 0).all())
-    assert all(len(scores.groups[name].unique()) > 3 for name in ("stem", "a", "c")), "units are told apart"
+    assert all(len(scores.groups[name].unique()) > 3 for name in TOLD_APART[method])
     for name, values in scores.layers.items():
         assert values.dtype == torch.float64 and values.shape == (traced.graph.layers[name].filters,)
     assert {"stem", "a", "b", "c", "d"} <= scores.layers.keys()
@@ -37,14 +43,41 @@ def test_scores_have_one_finite_number_per_unit(traced, method: str) -> None:
 @every_method
 def test_the_same_seed_gives_the_same_scores_and_nothing_else_changes(traced, method: str) -> None:
     state, random_state = copy.deepcopy(traced.net.state_dict()), torch.get_rng_state()
-    once, again = (score(traced.graph, traced.moments, method=method, seed=5) for _ in range(2))
+    given = {"model": traced.net, "labelled": traced.labelled}
+    once, again = (score(traced.graph, traced.moments, method=method, seed=5, **given) for _ in range(2))
     fresh = observe(traced.net, traced.graph, traced.images.split(25))
-    third = score(traced.graph, fresh, method=method, seed=5)
+    third = score(traced.graph, fresh, method=method, seed=5, **given)
     for name, values in once.groups.items():
         assert torch.equal(values, again.groups[name]) and torch.equal(values, third.groups[name])
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(value, state[key]) for key, value in traced.net.state_dict().items())
     assert not traced.net.training
+    assert all(parameter.grad is None for parameter in traced.net.parameters())
+
+
+@pytest.mark.parametrize("method", NEEDS_NETWORK)
+def test_a_missing_network_is_named(traced, method: str) -> None:
+    with pytest.raises(InputError, match=f"'{method}' needs the network: give score.*model="):
+        score(traced.graph, traced.moments, method=method, labelled=traced.labelled)
+
+
+@pytest.mark.parametrize("method", NEEDS_IMAGES)
+def test_missing_images_are_named(traced, method: str) -> None:
+    with pytest.raises(InputError, match=f"'{method}' needs labelled images: give score.*labelled="):
+        score(traced.graph, traced.moments, method=method, model=traced.net)
+    once = iter(traced.labelled)
+    with pytest.raises(InputError, match=f"'{method}': labelled can be read only once"):
+        score(traced.graph, traced.moments, method=method, model=traced.net, labelled=once)
+    with pytest.raises(InputError, match="there are no images"):
+        score(traced.graph, traced.moments, method=method, model=traced.net, labelled=[])
+    unlabelled = [traced.images]
+    with pytest.raises(InputError, match="batch 1 of the loader has no labels"):
+        score(traced.graph, traced.moments, method=method, model=traced.net, labelled=unlabelled)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in NEEDS_NETWORK])
+def test_the_others_need_neither(traced, method: str) -> None:
+    assert score(traced.graph, traced.moments, method=method).method == method
 
 
 def permuted(net: nn.Module, layer: str, readers: dict[str, Tensor], order: Tensor) -> nn.Module:
@@ -83,7 +116,8 @@ def test_scores_follow_a_permutation_of_filters(traced, layer: str, parents: str
     for each in (net, other):
         graph = trace(each, traced.images[:1])
         moments = observe(each, graph, [traced.images])
-        found.append(score(graph, moments, method=method, parents=parents).groups)
+        given = {"model": each, "labelled": traced.labelled}
+        found.append(score(graph, moments, method=method, parents=parents, **given).groups)
     for name, values in found[0].items():
         expected = values[order] if name == layer else values
         torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-9)

@@ -1,0 +1,111 @@
+"""Taylor: filters go first whose weights the loss depends on least, to first order (Molchanov et al. 2019)."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from causal_prune.batches import call, copied, device_of, inputs_of, moved
+from causal_prune.errors import InputError
+from causal_prune.filter_graph import FilterGraph
+from causal_prune.filter_moments import FilterMoments
+from causal_prune.importance.scores import (
+    FilterScores,
+    Labelled,
+    Parents,
+    from_filters,
+    images_for,
+    network_for,
+)
+from causal_prune.labelled import check_labels, labels_of, logits_of
+from causal_prune.progress import track
+
+UNIT = "change of the loss in nats, to first order"
+
+
+def score(
+    graph: FilterGraph,
+    moments: FilterMoments,
+    *,
+    parents: Parents,
+    seed: int,
+    model: nn.Module | None = None,
+    labelled: Labelled | None = None,
+) -> FilterScores:
+    """Sum over a filter's weights of |weight * gradient of the mean loss|.
+
+    t_i = sum_s |w_s dL/dw_s|, with L the mean cross entropy of the images and s the weights of filter i; a unit's
+    score is the sum over its filters. Molchanov et al. 2019 ("Importance Estimation for Neural Network Pruning",
+    eq. 8) take (sum_s w_s dL/dw_s)^2 of every batch; the sum of absolute values, as in torch-pruning, does not
+    vanish where a batch norm makes the loss independent of a filter's scale, and does not depend on the batches.
+
+    Args:
+        graph: From `trace`.
+        moments: Not used.
+        parents: Not used.
+        seed: Not used.
+        model: The dense network; a copy is run, in eval mode.
+        labelled: Batches (inputs, labels), held out from training.
+
+    Returns:
+        The scores, in nats; 0 for a filter without weights.
+
+    Raises:
+        InputError: If an argument is missing, there are no images, or the labels do not fit the logits.
+
+    Cost: one forward and one backward pass over the images.
+    """
+    network, images = copied(network_for("taylor", model)).eval(), images_for("taylor", labelled)
+    network.requires_grad_(True)
+    producers = {
+        member.layer: network.get_submodule(member.layer)
+        for group in graph.prunable
+        for member in group.of_role("producer")
+    }
+    gradients = _gradients(network, images, producers)
+    with torch.no_grad():
+        filters = {
+            name: _by_filter(module, _weight(module) * gradients[name]).double().abs().sum(dim=1).cpu()
+            for name, module in producers.items()
+        }
+    return from_filters("taylor", UNIT, graph, filters)
+
+
+def _gradients(network: nn.Module, images: Labelled, producers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Gradients of the mean cross entropy over all images; 0 for a layer that no batch reached."""
+    device, count = device_of(network), 0
+    totals = {name: torch.zeros_like(_weight(module)) for name, module in producers.items()}
+    for number, batch in enumerate(track(images, "taylor"), start=1):
+        labels = labels_of(batch, number)
+        if not len(labels):
+            continue
+        # weights that weight norm or its like computes are tensors of one forward pass
+        with torch.enable_grad(), parametrize.cached():
+            logits = logits_of(call(network, moved(inputs_of(batch), device)), "dense", number)
+            check_labels(labels, logits, "dense", number)
+            loss = F.cross_entropy(logits, labels.to(device), reduction="sum")
+            weights = [_weight(module) for module in producers.values()]
+            parts = torch.autograd.grad(loss, weights, allow_unused=True)
+        for name, part in zip(producers, parts, strict=True):
+            if part is not None:
+                totals[name] += part
+        count += len(labels)
+    if count == 0:
+        raise InputError("labelled: there are no images")
+    return {name: total / count for name, total in totals.items()}
+
+
+def _weight(module: nn.Module) -> Tensor:
+    assert isinstance(module.weight, Tensor)
+    return module.weight
+
+
+def _by_filter(module: nn.Module, tensor: Tensor) -> Tensor:
+    """A tensor of the weight's shape as (filters, weights of a filter)."""
+    if getattr(module, "transposed", False):
+        groups = int(module.groups)  # type: ignore[arg-type]
+        blocks = tensor.reshape(groups, tensor.shape[0] // groups, *tensor.shape[1:])
+        tensor = blocks.transpose(1, 2).flatten(0, 1)
+    return tensor.flatten(1)
