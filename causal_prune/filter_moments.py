@@ -201,5 +201,6 @@ def _squares(out: Tensor, channel: int) -> Tensor:
         if max(channel, 1) == 1 and values.dim() > 2
         else values.reshape(-1, values.shape[-1], 1)
     )
-    exact = spatial.to("cpu" if values.device.type == "mps" else values.device, torch.float64)
-    return torch.einsum("nfp,nfp->nf", exact, exact).cpu()
+    held = spatial.cpu() if spatial.device.type == "mps" else spatial
+    norms: Tensor = torch.linalg.vector_norm(held, dim=2, dtype=torch.float64)
+    return norms.square().cpu()

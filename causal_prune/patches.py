@@ -14,8 +14,8 @@ CHUNK_BYTES = 64_000_000
 """Rows of one layer are made in chunks of about this size."""
 POSITIONS = 64
 """Output positions of one image that are read at most; all of them where there are no more."""
-FEWEST_POSITIONS = 32
-LONG_PATCH = 256
+FEWEST_POSITIONS = 16
+LONG_PATCH = 144
 """Where a patch holds more numbers than this, fewer positions are read, in proportion down to the fewest."""
 
 
