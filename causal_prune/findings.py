@@ -22,6 +22,7 @@ from causal_prune.progress import status
 from causal_prune.pruning_plan import PruningPlan
 from causal_prune.report.render import render
 from causal_prune.report.report import (
+    AgreementSummary,
     Arm,
     Comparison,
     Curve,
@@ -41,6 +42,7 @@ def assemble(
     scores: FilterScores,
     *,
     curve: Curve,
+    agreement: AgreementSummary | None,
     asked: Mapping[str, Any],
     read: Mapping[str, Any],
     notes: tuple[str, ...],
@@ -55,6 +57,7 @@ def assemble(
         planned: The causal arm's plan.
         scores: The causal arm's scores.
         curve: Accuracy against the share removed.
+        agreement: Of the causal arm's scores with ablation.
         asked: The report's keys that say what was asked for.
         read: The report's keys that say what data were read.
         notes: Sentences for the report.
@@ -76,7 +79,7 @@ def assemble(
             "arms": tuple(entries[1:]),
             "comparison": compared(results),
             "layers": tuple(layer_entries(graph, planned)),
-            "agreement": None,
+            "agreement": agreement,
             "curve": curve,
             "importances": _importances(scores),
             "importance_unit": scores.unit,

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from causal_prune.arms import Mode, Recipe, held_out, loader
 from causal_prune.batches import Inputs, copied
-from causal_prune.comparison import export_arms, rivals_of, run_arms, share_curve
+from causal_prune.comparison import export_arms, judge, rivals_of, run_arms, share_curve
 from causal_prune.errors import CausalPruneError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
@@ -171,15 +172,16 @@ def compress(
         with status("trace"):
             graph = trace(dense, recipe.example, freeze=freeze)
         moments = observe(dense, graph, loader(data.calibration))
-        scores = score(
+        rescore = partial(
+            score,
             graph,
-            moments,
             method=importance,
             parents=parents,
             seed=seed,
             model=dense,
             labelled=held_out(data.validation),
         )
+        scores = rescore(moments)
         with status("score"):
             rivals = rivals_of(graph, moments, arms, random_seeds, seed)
         block = alignment(align)
@@ -202,6 +204,7 @@ def compress(
             planned,
             scores,
             curve=share_curve(recipe, data.validation, graph, scores, rivals, mode),
+            agreement=judge(dense, graph, scores, rescore, data.calibration, data.validation),
             asked={
                 "command": command,
                 "title": title or type(model).__name__,

@@ -31,6 +31,9 @@ METHODS: Mapping[str, Method] = {
     "random": random.score,
 }
 
+WITH_LABELS = frozenset({"taylor", "ablation"})
+"""Methods that look at the loss: they need the network and labelled images."""
+
 
 def score(
     graph: FilterGraph,
@@ -55,7 +58,7 @@ def score(
             the moments (all but "documented", "structural", "magnitude", "magnitude_l2", "geometric_median" and
             "random") need it.
         labelled: Batches (inputs, labels) of images that the network was not trained on, in a list or a loader;
-            "taylor", "ablation", "pcace" and "iba" need them.
+            the methods in `WITH_LABELS` need them.
 
     Returns:
         One score per unit of every prunable group, 0 for a unit without effect; never negative or NaN.
@@ -70,4 +73,4 @@ def score(
     )
 
 
-__all__ = ["METHODS", "EliminationCurve", "FilterScores", "score"]
+__all__ = ["METHODS", "WITH_LABELS", "EliminationCurve", "FilterScores", "score"]

@@ -81,6 +81,7 @@ def draw_figures(report: Report, folder: Path) -> list[Plate]:
         ("latency_accuracy", "Accuracy against latency", accuracy_against_latency),
         ("widths", "Widths before and after", widths),
         ("importance", "Importance of the filters", importance_per_layer),
+        ("agreement", "Agreement with ablation", agreement_by_group),
     )
     plates = []
     with matplotlib.rc_context(STYLE):
@@ -325,6 +326,37 @@ def importance_per_layer(report: Report) -> tuple[Figure | None, str]:
     return figure, (
         f"Importance by “{report.importance}” of {everything.size:,} filters in "
         f"{plural(len(scores), 'layer')}; to the right is more important.{edge}"
+    )
+
+
+def agreement_by_group(report: Report) -> tuple[Figure | None, str]:
+    """Draw the rank correlation of the importances with ablation, one row per group.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The figure, or None where no correlation is known; and its caption.
+    """
+    agreement = report.agreement
+    known = {} if agreement is None else agreement.spearman_by_group
+    defined = {name: rho for name, rho in known.items() if rho is not None}
+    if agreement is None or agreement.median is None or not defined:
+        return None, "Left out: no agreement with ablation was measured in this run."
+    figure, axes = _rows_figure(list(defined))
+    values, rows = np.array(list(defined.values())), np.arange(len(defined))
+    axes.hlines(rows, 0, values, color=FAINT, linewidth=2)
+    axes.plot(values, rows, color=BLUE, marker="o", linestyle="none", markersize=5, label="group")
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.axvline(agreement.median, color=ORANGE, linewidth=1.6, label="median")
+    axes.set_xlim(-1.05, 1.05)
+    axes.set_xlabel(fill(f"Spearman correlation of {agreement.method} with {agreement.versus} →", 58))
+    figure.legend(loc="outside upper left", ncols=2)
+    hidden = len(known) - len(defined)
+    undefined = f" {plural(hidden, 'group')} without a defined correlation left out." if hidden else ""
+    return figure, (
+        f"How far “{agreement.method}” ranks the units of each group as {agreement.versus} does: +1 the same order, "
+        f"0 unrelated, −1 reversed; median {agreement.median:+.2f}.{undefined}"
     )
 
 

@@ -120,12 +120,19 @@ class Layer(Strict):
 
 
 class AgreementSummary(Strict):
-    """Spearman rank correlation of the importances with ablation, per group (-1..1; None: undefined)."""
+    """Spearman rank correlation of the importances with ablation, per group (-1..1; None: undefined).
+
+    `units` of the network were ablated on `images` validation images; `stability` is the median correlation between
+    the importances from two halves of the calibration images. Reports of earlier versions lack these three.
+    """
 
     method: str
     versus: str
     spearman_by_group: dict[str, float | None]
     median: float | None
+    images: Count | None = None
+    units: Count | None = None
+    stability: float | None = None
 
 
 class Curve(Strict):

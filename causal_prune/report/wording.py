@@ -357,7 +357,7 @@ def describe_agreement(report: Report) -> str:
         report: The report.
 
     Returns:
-        One sentence.
+        One sentence, and others on the sample where they are known.
     """
     agreement = report.agreement
     if agreement is None:
@@ -367,8 +367,20 @@ def describe_agreement(report: Report) -> str:
             f"The rank correlation of “{agreement.method}” with {agreement.versus} is undefined "
             "for every group."
         )
+    sample = stable = ""
+    if agreement.units is not None and agreement.images is not None:
+        sample = (
+            f" {plural(agreement.units, 'unit')} {'was' if agreement.units == 1 else 'were'} held at "
+            f"{'its mean' if agreement.units == 1 else 'their means'}, one at a time, on "
+            f"{plural(agreement.images, 'validation image')}."
+        )
+    if agreement.stability is not None:
+        stable = (
+            f" From two halves of the calibration images the importances agree with each other by "
+            f"{agreement.stability:+.2f}."
+        )
     return (
         f"Spearman rank correlation of “{agreement.method}” with {agreement.versus}, median over "
         f"{plural(len(agreement.spearman_by_group), 'group')}: {agreement.median:+.2f} "
-        f"(+1 the same order, 0 unrelated, -1 reversed)."
+        f"(+1 the same order, 0 unrelated, -1 reversed).{sample}{stable}"
     )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ from torch.utils.data import TensorDataset
 
 from causal_prune import comparison
 from causal_prune.arms import ArmResult, Recipe
-from causal_prune.comparison import SHARES, export_arms, rivals_of, run_arms, share_curve
+from causal_prune.comparison import SHARES, export_arms, judge, rivals_of, run_arms, share_curve
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import FilterScores, score
+from causal_prune.importance.ablation import ablate
+from causal_prune.measure.agreement import spearman_by_group, spread_units
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_export import Parity
@@ -151,3 +154,32 @@ def test_the_first_arm_of_each_name_is_exported_and_only_the_causal_file_stays(
     assert written["model.onnx"] == (arms[1].model, {"made": "here", "causal_prune.arm": "causal"})
     assert [found[k].size for k in found] == [10, 11, 12, 13]
     assert [found[k].latency.median for k in found] == [1, 2, 3, 4]
+
+
+def test_the_judge_is_ablation_of_some_units_on_validation_images(recipe: Recipe, known, monkeypatch) -> None:
+    graph, _, scores = known
+    monkeypatch.setattr(comparison, "INTERVENTIONS", 26 * 35)
+
+    def rescore(moments: FilterMoments) -> FilterScores:
+        return score(graph, moments)
+
+    found = judge(recipe.dense, graph, scores, rescore, recipe.calibration, random_images(40, 9))
+    labelled = random_images(40, 9).tensors
+    chosen = [k * 40 // 35 for k in range(35)]  # 10 + 16 units, 910 interventions
+    units = spread_units({"0": 10, "3": 20}, 16)
+    literal = ablate(recipe.dense, graph, [tuple(part[chosen] for part in labelled)], units=units)
+    expected = spearman_by_group(
+        {name: scores.groups[name][places] for name, places in units.items()}, literal.rise
+    )
+    assert found.spearman_by_group == pytest.approx(expected)
+    assert (found.images, found.units, found.method) == (35, 26, "structural")
+    halves = [recipe.calibration.tensors[0][start::2] for start in (0, 1)]
+    first, second = (rescore(observe(recipe.dense, graph, [half])).groups for half in halves)
+    stability = spearman_by_group(first, second)
+    assert found.stability == pytest.approx(sum(stability.values()) / 2)
+
+
+def test_ablation_is_not_judged_by_itself(recipe: Recipe, known) -> None:
+    graph, _, scores = known
+    own = replace(scores, method="ablation")
+    assert judge(recipe.dense, graph, own, lambda moments: own, recipe.calibration, recipe.train) is None

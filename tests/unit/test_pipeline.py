@@ -121,7 +121,15 @@ def test_training_reads_training_images_and_the_curve_validation_images(run: Run
     pruned = len(run.result.report.arms)
     assert run.data.train.fetched == Counter(dict.fromkeys(range(24), pruned)), "one epoch per arm"
     networks = 5 * 3  # shares x (causal and two random arms)
-    assert run.data.validation.fetched == Counter(dict.fromkeys(range(10), networks))
+    ablation = 3  # for its batch size, the means and the interventions
+    assert run.data.validation.fetched == Counter(dict.fromkeys(range(10), networks + ablation))
+
+
+def test_the_report_says_how_far_the_importances_agree_with_ablation(run: Run) -> None:
+    found = run.result.report.agreement
+    assert (found.method, found.versus) == ("structural", "ablation")
+    assert found.spearman_by_group.keys() == {"0", "3"} and -1 <= found.median <= 1
+    assert found.units == 10 + 16 and found.images == 10 and 0 < found.stability <= 1
 
 
 def test_arms_share_the_widths(run: Run) -> None:

@@ -12,14 +12,14 @@ from causal_prune.cli import app
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
-from causal_prune.importance import METHODS, score
+from causal_prune.importance import METHODS, WITH_LABELS, score
 
 every_method = pytest.mark.parametrize("method", METHODS)
 TOLD_APART = dict.fromkeys(METHODS, ("stem", "a", "c")) | {
     "batchnorm_scale": (),  # fresh scales are all 1
     "ablation": (),  # an untrained network is better off without half of them: they score 0
 }
-NEEDS_IMAGES = ("taylor", "ablation")
+NEEDS_IMAGES = sorted(WITH_LABELS)
 NEEDS_NETWORK = (*NEEDS_IMAGES, "batchnorm_scale")
 
 

@@ -1,13 +1,16 @@
 """Spearman's correlation, against ranks made by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from causal_prune.errors import InputError
-from causal_prune.measure.agreement import median_agreement, spearman_by_group
+from causal_prune.importance import FilterScores
+from causal_prune.importance.ablation import Ablation
+from causal_prune.measure.agreement import agreement, median_agreement, spearman_by_group, spread_units
 
 
 def by_hand(a: list[float], b: list[float]) -> float:
@@ -66,3 +69,22 @@ def test_undefined_correlations_are_none_and_skipped_by_the_median():
 def test_scores_that_do_not_correspond_are_refused(b, message):
     with pytest.raises(InputError, match=message):
         spearman_by_group({"g": [1.0, 2.0]}, b)
+
+
+def test_a_method_is_compared_on_the_ablated_units_alone() -> None:
+    scores = FilterScores("any", "unit", {"a": torch.tensor([5.0, 1.0, 2.0, 3.0]), "b": torch.ones(3)}, {})
+    rise = {"a": torch.tensor([-0.2, 0.1, 0.3]), "b": torch.zeros(0)}
+    judge = Ablation(7, 1.0, {"a": (1, 2, 3), "b": ()}, rise, {})
+    found = agreement(scores, judge)
+    assert (found.method, found.images, found.units, found.median) == ("any", 7, 3, 1.0)
+    assert dict(found.spearman_by_group) == {"a": pytest.approx(1.0)}
+    with pytest.raises(InputError, match="group 'c' was ablated but has no scores"):
+        agreement(scores, replace(judge, units={"c": (0,)}))
+
+
+def test_units_are_drawn_without_repetition_and_follow_the_seed() -> None:
+    sizes = {"a": 40, "b": 5}
+    drawn = spread_units(sizes, 16, seed=1)
+    assert len(set(drawn["a"])) == 16 and drawn["a"] == sorted(drawn["a"]) and max(drawn["a"]) < 40
+    assert drawn["b"] == [0, 1, 2, 3, 4]
+    assert spread_units(sizes, 16, seed=1) == drawn != spread_units(sizes, 16, seed=2)

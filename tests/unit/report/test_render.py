@@ -23,7 +23,7 @@ from causal_prune.report.report import Report
 
 Fake = Callable[..., Report]
 GOLDEN = Path(__file__).parent / "golden"
-FIGURES = {"accuracy_vs_removed", "latency_accuracy", "widths", "importance"}
+FIGURES = {"accuracy_vs_removed", "latency_accuracy", "widths", "importance", "agreement"}
 
 
 def _rendered(report: Report, folder: Path) -> tuple[str, str]:
@@ -154,7 +154,7 @@ def test_the_html_is_one_file_without_network_or_script(fake: Fake, tmp_path: Pa
     _, text = _rendered(fake(), tmp_path)
     links = _Links()
     links.feed(text)
-    assert links.tags.count("img") == 4 and "script" not in links.tags and "link" not in links.tags
+    assert links.tags.count("img") == len(FIGURES) and "script" not in links.tags and "link" not in links.tags
     assert all(source.startswith("data:image/png;base64,") for source in links.sources)
     assert "@import" not in text and "url(" not in text
 
@@ -162,7 +162,7 @@ def test_the_html_is_one_file_without_network_or_script(fake: Fake, tmp_path: Pa
 def test_the_markdown_links_to_figures_that_exist(fake: Fake, tmp_path: Path) -> None:
     text, _ = _rendered(fake(), tmp_path)
     links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
-    assert len(links) == 4 and all((tmp_path / link).is_file() for link in links)
+    assert len(links) == len(FIGURES) and all((tmp_path / link).is_file() for link in links)
 
 
 def test_names_cannot_break_out_of_the_page(fake: Fake, tmp_path: Path) -> None:
