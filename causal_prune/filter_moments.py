@@ -1,93 +1,28 @@
 """Streaming statistics of a network: all that the scores need, in memory independent of the number of images."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, tensors_in
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import FilterGraph, Member
+from causal_prune.filter_graph import FilterGraph
+from causal_prune.free_memory import default_memory
+from causal_prune.moments import Gathering, Moments, merge, moments_of
+from causal_prune.norm_moments import FeatureMoments, NormFamilies
+from causal_prune.patches import flat_weight, rows_read
 from causal_prune.progress import track
+from causal_prune.reading import Reading, ReadMoments, readings
+from causal_prune.scale_out import add_up, fail_together, gather_all, processes, smallest
+from causal_prune.state_flow import State, StateFlow
 
-PATCH_BYTES = 64_000_000
-"""Patches of one layer are unfolded in chunks of about this size."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Count, mean and centred scatter of rows of numbers, in float64; mergeable without loss.
-
-    Attributes:
-        count: Number of rows.
-        mean: Of shape (..., p).
-        scatter: Sum of (x - mean)(x - mean)^T, of shape (..., p, p).
-    """
-
-    count: int
-    mean: Tensor
-    scatter: Tensor
-
-    @property
-    def covariance(self) -> Tensor:
-        """Scatter divided by the count, of shape (..., p, p)."""
-        return self.scatter / max(self.count, 1)
-
-
-def moments_of(rows: Tensor) -> Moments:
-    """Moments of a batch of rows.
-
-    Args:
-        rows: Shape (..., n, p). Centred before they are multiplied: raw sums lose everything where mean >> deviation.
-
-    Returns:
-        Moments over n.
-    """
-    rows = rows.double()
-    mean = rows.mean(dim=-2, keepdim=True)
-    centred = rows - mean
-    return Moments(rows.shape[-2], mean.squeeze(-2), centred.mT @ centred)
-
-
-def merge(a: Moments | None, b: Moments) -> Moments:
-    """Moments of two sets of rows together (Chan, Golub and LeVeque 1979, eq. 1.1).
-
-    S = S_a + S_b + d d^T n_a n_b / (n_a + n_b), with d the difference of the means.
-
-    Args:
-        a: Moments so far, or None.
-        b: Moments of further rows.
-
-    Returns:
-        Moments of all rows.
-    """
-    if a is None or a.count == 0:
-        return b
-    n = a.count + b.count
-    d = (b.mean - a.mean).unsqueeze(-1)
-    return Moments(
-        n,
-        a.mean + d.squeeze(-1) * (b.count / n),
-        a.scatter + b.scatter + (d @ d.mT) * (a.count * b.count / n),
-    )
-
-
-@dataclass(frozen=True)
-class FeatureMoments:
-    """Joint moments of the Frobenius norms of a convolution's filters and of other convolutions' filters.
-
-    Attributes:
-        layers: The convolutions whose filters stand side by side, in this order; the child is the last.
-        moments: Over images; p is the sum of their filters.
-    """
-
-    layers: tuple[str, ...]
-    moments: Moments
+__all__ = ["FeatureMoments", "FilterMoments", "Moments", "ReadMoments", "State", "merge", "moments_of", "observe"]
 
 
 @dataclass(frozen=True)
@@ -95,72 +30,97 @@ class FilterMoments:
     """The result of `observe`.
 
     Attributes:
-        images: Number of images seen.
+        images: Number of images seen, by all processes together.
         features: By convolution: its filters' Frobenius norms with those of its parents, true and documented.
-        patches: By (consumer, group): covariance blocks of what the consumer reads of each unit,
-            shape (units, m, m) with m the unit's channels times the kernel's elements.
-        outputs: By consumer: variance of each of its outputs over images and positions, shape (filters,).
+        reads: By consumer of a prunable group: joint moments of all that it reads.
+        states: By consumer of a prunable group: the state that its output becomes part of.
         weights: By convolution or linear layer: its weight as (filters, inputs per group, kernel elements).
+        notes: What was simplified to stay within memory, in a user's words.
     """
 
     images: int
     features: Mapping[str, FeatureMoments]
-    patches: Mapping[tuple[str, str], Moments]
-    outputs: Mapping[str, Tensor]
+    reads: Mapping[str, ReadMoments]
+    states: Mapping[str, State]
     weights: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
-def observe(model: nn.Module, graph: FilterGraph, calibration: Iterable[Any]) -> FilterMoments:
+def observe(
+    model: nn.Module, graph: FilterGraph, calibration: Iterable[Any], *, max_memory: int | None = None
+) -> FilterMoments:
     """Run the calibration images through a network once and accumulate what the scores need.
+
+    Under torchrun, where `torch.distributed` has a default process group, every process gives its own share of the
+    images, of any size or none, and all return the same moments: those of all images.
 
     Args:
         model: The dense network that `graph` was traced from; it is run in eval mode and restored.
         graph: From `trace`.
         calibration: Batches: tensors, mappings of tensors, or tuples (inputs, labels); labels are not used.
+        max_memory: Bytes that the moments may take in each process. Where they would take more, the layers with the
+            longest patches are read as channels (see `reading`), with a warning. Default: half of what is free.
 
     Returns:
         The moments, in float64 on the CPU.
 
     Raises:
-        InputError: If there are no images, or an activation is NaN or infinite; the layer and batch are named.
+        InputError: If there are no images, an activation is NaN or infinite (the layer and batch are named), or
+            `max_memory` is not positive.
 
-    Cost: one forward pass plus, for each consumer, about kernel / filters of its multiply-accumulates;
-        memory for one covariance block per unit and consumer.
+    Cost: one forward pass plus, for each consumer, the product of its patches with themselves at no more than 64
+        positions of an image; memory for one matrix of patch by patch per consumer, whatever the number of images.
     """
-    collector = _Collector(model, graph)
-    device, images = device_of(model), 0
-    with torch.no_grad(), modes_kept(model), collector.hooked():
-        model.eval()
-        for batch in track(calibration, "observe"):
-            inputs = moved(inputs_of(batch), device)
-            size = tensors_in(inputs)[0].shape[0]
-            if size:  # statistics of an empty batch are NaN
-                call(model, inputs)
-                collector.end_batch()
-            images += size
-    if images == 0:
-        raise InputError("calibration: there are no images")
-    return collector.result(images)
+    if max_memory is not None and max_memory <= 0:
+        raise InputError(f"max_memory: {max_memory} bytes hold nothing; give more, or None for half of what is free")
+    limit = smallest(max_memory if max_memory is not None else default_memory(device_of(model)))
+    collector = _Collector(model, graph, limit)
+    for note in collector.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    error: Exception | None = None
+    try:
+        collector.run(calibration)
+    except Exception as problem:
+        if processes() == 1:
+            raise
+        error = problem
+    fail_together(error)
+    return collector.result()
 
 
 class _Collector:
     """Hooks of one `observe` call and what they have gathered."""
 
-    def __init__(self, model: nn.Module, graph: FilterGraph) -> None:
-        self.modules = dict(model.named_modules())
+    def __init__(self, model: nn.Module, graph: FilterGraph, limit: int) -> None:
+        self.model = model
         self.graph = graph
+        self.modules = dict(model.named_modules())
         self.mixing = [name for name, layer in graph.layers.items() if layer.inputs]
-        self.reads = {
-            (member.layer, group.name): _unit_table(member, group.size)
-            for group in graph.prunable
-            for member in group.of_role("consumer")
-        }
-        self.consumers = {layer for layer, _ in self.reads}
+        self.device = device_of(model) if device_of(model).type != "mps" else torch.device("cpu")
+        self.norms = NormFamilies(graph, limit // 2)
+        used = self.norms.bytes
+        self.reads: dict[str, Reading] = {}
+        self.reads, notes = readings(self.modules, graph, limit - used, self.device)
+        self.notes = (*self.norms.notes, *notes)
+        self.flow = StateFlow({name: graph.layers[name].filters for name in self.reads}, self.device)
+        self.images = 0
         self.batch = 1
-        self.squares: dict[str, Tensor] = {}
-        self.features: dict[str, FeatureMoments] = {}
-        self.patches: dict[tuple[str, str], Moments] = {}
-        self.outputs: dict[str, Moments] = {}
+
+    def run(self, calibration: Iterable[Any]) -> None:
+        device = device_of(self.model)
+        with torch.no_grad(), modes_kept(self.model), self.hooked():
+            self.model.eval()
+            for batch in track(calibration, "observe", count=_size):
+                inputs = moved(inputs_of(batch), device)
+                size = _size(batch)
+                if size:  # statistics of an empty batch are NaN
+                    with self.flow:
+                        call(self.model, inputs)
+                        with _disable_current_modes():
+                            self.flow.end_batch()
+                    self.norms.end_batch()
+                    self.batch += 1
+                self.images += size
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -180,102 +140,49 @@ class _Collector:
                 handle.remove()
 
     def see(self, name: str, module: nn.Module, source: Tensor, out: Tensor) -> None:
-        if not bool(out.isfinite().all()):
-            raise InputError(f"calibration: the output of {name} is NaN or infinite in batch {self.batch}")
-        if self.graph.layers[name].kind == "conv":
-            squares = out.detach().double().pow(2).flatten(2).sum(dim=2).cpu()
-            self.squares[name] = self.squares[name] + squares if name in self.squares else squares
-        if name not in self.consumers:
-            return
-        channel = out.dim() - 1 if isinstance(module, nn.Linear) else 1
-        rows = out.movedim(channel, -1).reshape(-1, out.shape[channel], 1).transpose(0, 1)
-        self.outputs[name] = merge(self.outputs.get(name), moments_of(rows.cpu()))
-        tables = {key: table for key, table in self.reads.items() if key[0] == name}
-        for patches in _patch_chunks(module, source, out.shape[2:]):
-            empty = patches.new_zeros(len(patches), 1, patches.shape[2])
-            padded = torch.cat((patches, empty), dim=1)
-            for key, table in tables.items():
-                picked = padded[:, table.to(padded.device)].flatten(2).transpose(0, 1)
-                self.patches[key] = merge(self.patches.get(key), moments_of(picked.cpu()))
+        linear = isinstance(module, nn.Linear)
+        rank = 0 if linear else len(module.kernel_size)  # type: ignore[arg-type]
+        channel = out.dim() - 1 - rank
+        with _disable_current_modes():
+            squares = _squares(out.detach(), channel)
+            if not bool(squares.isfinite().all()):
+                raise InputError(f"calibration: the output of {name} is NaN or infinite in batch {self.batch}")
+            if self.graph.layers[name].kind == "conv":
+                self.norms.see(name, squares)
+            if name in self.reads:
+                extent = out.shape[1:-1] if linear else out.shape[channel + 1 :]
+                reading = self.reads[name]
+                for rows in rows_read(module, source, extent, reading.taps):
+                    reading.add(rows)
+                self.flow.written(name, out, channel)
 
-    def end_batch(self) -> None:
-        for name in self.squares:
-            parents = [
-                p
-                for p in dict.fromkeys((*self.graph.layers[name].parents, *self.graph.chain.get(name, ())))
-                if p in self.squares and p != name
-            ]
-            rows = torch.cat([self.squares[layer].sqrt() for layer in (*parents, name)], dim=1)
-            before = self.features.get(name)
-            joint = merge(before.moments if before else None, moments_of(rows))
-            self.features[name] = FeatureMoments((*parents, name), joint)
-        self.squares.clear()
-        self.batch += 1
-
-    def result(self, images: int) -> FilterMoments:
-        outputs = {name: moments.covariance.flatten() for name, moments in self.outputs.items()}
-        weights = {name: _flat_weight(self.modules[name]) for name in self.mixing}
-        return FilterMoments(images, self.features, self.patches, outputs, weights)
+    def result(self) -> FilterMoments:
+        images = int(add_up(torch.tensor([float(self.images)], dtype=torch.float64)))
+        if images == 0:
+            raise InputError("calibration: there are no images")
+        self.norms.gather()
+        self.flow.gather()
+        for reading in self.reads.values():
+            for gathering in reading.gatherings:
+                gather_all(gathering)
+        return FilterMoments(
+            images,
+            self.norms.result(),
+            {name: reading.result() for name, reading in self.reads.items() if reading.seen},
+            self.flow.result(),
+            {name: flat_weight(self.modules[name]) for name in self.mixing},
+            self.notes,
+        )
 
 
-def _unit_table(member: Member, size: int) -> Tensor:
-    """Input positions of every unit, shape (units, most positions of a unit), filled up with the extent."""
-    owned: list[list[int]] = [[] for _ in range(size)]
-    for position, unit in zip(member.positions, member.units, strict=True):
-        owned[unit].append(position)
-    width = max(map(len, owned))
-    return torch.tensor([positions + [member.extent] * (width - len(positions)) for positions in owned])
+def _size(batch: Any) -> int:
+    return int(tensors_in(inputs_of(batch))[0].shape[0])
 
 
-def _flat_weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    weight = weight.detach().double().cpu()
-    if getattr(module, "transposed", False):
-        groups = int(module.groups)  # type: ignore[arg-type]
-        blocks = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-        weight = blocks.transpose(1, 2).flatten(0, 1)
-    return weight.reshape(weight.shape[0], weight.shape[1], -1)
-
-
-def _patch_chunks(module: nn.Module, source: Tensor, extent: torch.Size) -> Iterator[Tensor]:
-    """What the layer multiplies its weight with, in chunks of shape (rows, channels, kernel elements).
-
-    The rows are the images' output positions, `extent` of them along each axis.
-    """
-    if isinstance(module, nn.Linear):
-        yield source.reshape(-1, source.shape[-1], 1)
-        return
-    pixels = max(prod(source.shape[2:]), prod(extent)) * prod(module.kernel_size)  # type: ignore[arg-type]
-    size = max(1, PATCH_BYTES // max(1, source.shape[1] * pixels * source.element_size()))
-    for images in source.split(size):
-        yield _patches(module, images, extent)
-
-
-def _patches(module: Any, images: Tensor, extent: torch.Size) -> Tensor:
-    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-    rank = len(kernel)
-    if module.transposed:
-        padded, stride = _spread(module, images, extent), (1,) * rank
-    else:
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        padded = F.pad(images, module._reversed_padding_repeated_twice, mode=mode)
-    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        padded = padded.unfold(2 + axis, (k - 1) * d + 1, s)[..., ::d]
-    if module.transposed:
-        padded = padded.flip(tuple(range(2 + rank, 2 + 2 * rank)))
-    order = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
-    return padded.permute(*order).reshape(-1, images.shape[1], prod(kernel))
-
-
-def _spread(module: Any, images: Tensor, extent: torch.Size) -> Tensor:
-    """Images with zeros between their pixels: over them a transposed convolution is one of stride 1, taps reversed."""
-    sizes = [(n - 1) * s + 1 for n, s in zip(images.shape[2:], module.stride, strict=True)]
-    spread = images.new_zeros(*images.shape[:2], *sizes)
-    steps = [slice(None, None, s) for s in module.stride]
-    spread[(slice(None), slice(None), *steps)] = images
-    margins = []
-    for n, e, k, d, p in zip(sizes, extent, module.kernel_size, module.dilation, module.padding, strict=True):
-        reach = (k - 1) * d
-        margins.append((reach - p, e + p - n))
-    return F.pad(spread, [amount for pair in reversed(margins) for amount in pair])
+def _squares(out: Tensor, channel: int) -> Tensor:
+    """Sum of squares of every filter of every image, shape (N, filters), float64."""
+    values = out.unsqueeze(0) if channel == 0 else out
+    values = values if values.element_size() >= 4 else values.float()
+    flat = values.flatten(2) if max(channel, 1) == 1 and values.dim() > 2 else values.reshape(-1, out.shape[-1], 1)
+    norms = flat.norm(dim=2).cpu().double()
+    return norms.square() if bool(norms.isfinite().all()) else flat.cpu().double().norm(dim=2).square()

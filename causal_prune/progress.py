@@ -1,8 +1,9 @@
 """Progress bars for long steps: silent as a library, visible from the command line."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from time import monotonic
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,7 +27,14 @@ def shown(visible: bool = True) -> Iterator[None]:
         _SHOWN.reset(token)
 
 
-def track(items: Iterable[T], label: str, *, total: int | None = None, unit: str = "batch") -> Iterator[T]:
+def track(
+    items: Iterable[T],
+    label: str,
+    *,
+    total: int | None = None,
+    unit: str = "batch",
+    count: Callable[[T], int] | None = None,
+) -> Iterator[T]:
     """Iterate over `items` while a bar shows how far it is, at what speed and how long it will take.
 
     Args:
@@ -34,6 +42,7 @@ def track(items: Iterable[T], label: str, *, total: int | None = None, unit: str
         label: The step, in two or three words.
         total: Number of items where `items` has no length.
         unit: What one item is, in the singular.
+        count: Number of images in an item; the bar then shows images per second.
 
     Yields:
         The items, unchanged.
@@ -62,9 +71,16 @@ def track(items: Iterable[T], label: str, *, total: int | None = None, unit: str
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield from bars.track(items, total=size, description=label)
+        task = bars.add_task(label, total=size, speed="")
+        start, images = monotonic(), 0
+        for item in items:
+            yield item
+            images += count(item) if count is not None else 0
+            speed = f"{images / max(monotonic() - start, 1e-9):,.0f} images/s" if count is not None else ""
+            bars.update(task, advance=1, speed=speed)
 
 
 @contextmanager

@@ -1,0 +1,154 @@
+"""Count, mean and centred scatter of rows of numbers, gathered batch by batch and merged without loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRIANGLE = 256
+"""Scatters at least this wide are accumulated in four block rows, above the diagonal only."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and centred scatter of rows of numbers, in float64; mergeable without loss.
+
+    Attributes:
+        count: Number of rows.
+        mean: Of shape (..., p).
+        scatter: Sum of (x - mean)(x - mean)^T, of shape (..., p, p).
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """Scatter divided by the count, of shape (..., p, p)."""
+        return self.scatter / max(self.count, 1)
+
+    def picked(self, columns: Tensor) -> "Moments":
+        """Moments of some columns alone.
+
+        Args:
+            columns: Indices along p.
+
+        Returns:
+            The moments of these columns in this order.
+        """
+        return Moments(
+            self.count, self.mean[..., columns], self.scatter[..., columns, :][..., columns]
+        )
+
+
+def moments_of(rows: Tensor) -> Moments:
+    """Moments of a batch of rows.
+
+    Args:
+        rows: Shape (..., n, p). Centred before they are multiplied: raw sums lose everything where mean >> deviation.
+
+    Returns:
+        Moments over n.
+    """
+    rows = rows.double()
+    mean = rows.mean(dim=-2, keepdim=True)
+    centred = rows - mean
+    return Moments(rows.shape[-2], mean.squeeze(-2), centred.mT @ centred)
+
+
+def merge(a: Moments | None, b: Moments) -> Moments:
+    """Moments of two sets of rows together (Chan, Golub and LeVeque 1979, eq. 1.1).
+
+    S = S_a + S_b + d d^T n_a n_b / (n_a + n_b), with d the difference of the means.
+
+    Args:
+        a: Moments so far, or None.
+        b: Moments of further rows.
+
+    Returns:
+        Moments of all rows.
+    """
+    if a is None or a.count == 0:
+        return b
+    n = a.count + b.count
+    d = (b.mean - a.mean).unsqueeze(-1)
+    return Moments(
+        n,
+        a.mean + d.squeeze(-1) * (b.count / n),
+        a.scatter + b.scatter + (d @ d.mT) * (a.count * b.count / n),
+    )
+
+
+class Gathering:
+    """Moments that grow in place: Chan's merge without a second matrix of the size of the scatter.
+
+    Args:
+        blocks: Number of separate sets of columns, such as the groups of a convolution.
+        parts: Columns come in this many parts of equal size whose scatters are added up; means are kept apart.
+        size: Columns of one part.
+        device: Where to add up.
+    """
+
+    def __init__(self, blocks: int, parts: int, size: int, device: torch.device) -> None:
+        self.count = 0
+        self.mean = torch.zeros(blocks, parts, size, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(blocks, size, size, dtype=torch.float64, device=device)
+
+    def add(self, rows: Tensor) -> Tensor:
+        """Merge a batch of rows.
+
+        Args:
+            rows: Shape (blocks, n, parts, size), float64, on the device; centred in place.
+
+        Returns:
+            What the merge adds beside the rows' own scatter: sqrt(n_a n_b / n) times the difference of the means,
+            shape (blocks, parts, size).
+        """
+        n = rows.shape[1]
+        mean = rows.mean(dim=1)
+        rows.sub_(mean.unsqueeze(1))
+        total = self.count + n
+        difference = mean - self.mean
+        self.mean += difference * (n / total)
+        between = difference * (self.count * n / total) ** 0.5
+        self.count = total
+        self._multiply(rows.flatten(1, 2))
+        self._multiply(between)
+        return between
+
+    def shift_to(self, mean: Tensor) -> None:
+        """Let the scatter be that about another point than the mean.
+
+        Args:
+            mean: The point, of the shape of `mean`.
+        """
+        self._multiply((self.mean - mean) * self.count**0.5)
+        self.mean = mean
+
+    def _multiply(self, rows: Tensor) -> None:
+        size = rows.shape[2]
+        if size < TRIANGLE:
+            self.scatter.baddbmm_(rows.mT, rows)
+            return
+        step = -(-size // 4)
+        for block, scatter in zip(rows, self.scatter, strict=True):
+            for start in range(0, size, step):
+                scatter[start : start + step, start:].addmm_(
+                    block[:, start : start + step].mT, block[:, start:]
+                )
+
+    def result(self) -> Moments:
+        """The moments, with the scatter whole.
+
+        Returns:
+            Moments of shape (blocks, size); the mean is that over the parts. They share memory with the gathering.
+        """
+        size = self.scatter.shape[1]
+        if size >= TRIANGLE:
+            step = -(-size // 4)
+            for start in range(step, size, step):
+                self.scatter[:, start : start + step, :start] = self.scatter[
+                    :, :start, start : start + step
+                ].mT
+        return Moments(self.count * self.mean.shape[1], self.mean.mean(dim=1), self.scatter)

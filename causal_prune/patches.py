@@ -1,0 +1,156 @@
+"""What convolutions and linear layers multiply their weights with, as rows of numbers."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_BYTES = 64_000_000
+"""Rows of one layer are made in chunks of about this size."""
+POSITIONS = 64
+"""Output positions of one image that are read at most; all of them where there are no more."""
+FEWEST_POSITIONS = 32
+LONG_PATCH = 256
+"""Where a patch holds more numbers than this, fewer positions are read, in proportion down to the fewest."""
+
+
+def positions_read(extent: Sequence[int], patch: int = 1) -> Tensor:
+    """Output positions at which patches are read: all of them, or a fixed sample where there are many.
+
+    Neighbouring patches are nearly the same, so a sample costs little precision and saves most of the time. It is the
+    same for every image, network and process: the first points of the R_d sequence (Roberts 2018), whose coordinates
+    are x_i = frac(1/2 + i a) with a_k = phi^-k and phi^(d+1) = phi + 1, rounded down to positions. They cover the
+    borders in proportion to their area.
+
+    Args:
+        extent: Positions along each axis of the output.
+        patch: Numbers that one patch holds.
+
+    Returns:
+        Ascending indices into the flattened extent.
+    """
+    limit = max(FEWEST_POSITIONS, min(POSITIONS, POSITIONS * LONG_PATCH // max(patch, 1)))
+    return _sample(tuple(extent), limit)
+
+
+@lru_cache(maxsize=256)
+def _sample(extent: tuple[int, ...], limit: int) -> Tensor:
+    total = prod(extent)
+    if total <= limit:
+        return torch.arange(total)
+    rank = len(extent)
+    phi = 2.0
+    for _ in range(40):
+        phi = (1 + phi) ** (1 / (rank + 1))
+    chosen: set[int] = set()
+    i = 0
+    while len(chosen) < limit:
+        i += 1
+        flat = 0
+        for k, size in enumerate(extent):
+            flat = flat * size + int((0.5 + i * phi ** -(k + 1)) % 1 * size)
+        chosen.add(flat)
+    return torch.tensor(sorted(chosen))
+
+
+def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: int) -> Iterator[Tensor]:
+    """What a layer multiplies its weight with at the positions that are read.
+
+    Args:
+        module: A convolution (transposed or not, of any rank) or a linear layer.
+        source: The layer's input, (N, channels, ...) or, for a linear layer, (N, ..., features).
+        extent: Size of the layer's output along each axis of space; for a linear layer of the axes between the first
+            and the last.
+        taps: Elements of the kernel; for a linear layer the number of consecutive features that count as one channel.
+
+    Yields:
+        Chunks of shape (groups, rows, taps, channels of a group) in float64, free to be overwritten.
+    """
+    device = torch.device("cpu") if source.device.type == "mps" else source.device  # mps knows no float64
+    source = source.detach().to(device)
+    if isinstance(module, nn.Linear):
+        index = positions_read(extent, source.shape[-1]).to(device)
+        tokens = source.reshape(source.shape[0] if source.dim() > 1 else 1, -1, source.shape[-1])
+        for images in tokens.split(_images(len(index) * source.shape[-1])):
+            rows = images.index_select(1, index).to(torch.float64, copy=True)
+            yield rows.reshape(1, -1, source.shape[-1] // taps, taps).transpose(2, 3)
+        return
+    if source.dim() == len(extent) + 1:
+        source = source.unsqueeze(0)
+    groups, channels = int(module.groups), source.shape[1]  # type: ignore[arg-type]
+    index = _pixels(module, tuple(source.shape[2:]), tuple(extent), channels * taps // groups).to(device)
+    for images in source.split(_images(max(index.numel(), prod(source.shape[2:])) * channels)):
+        padded = _padded(module, images, extent).flatten(2).transpose(1, 2).to(torch.float64)
+        rows = padded.contiguous().index_select(1, index).reshape(-1, taps, groups, channels // groups)
+        yield rows.permute(2, 0, 1, 3).contiguous()
+
+
+def _images(numbers: int) -> int:
+    return max(1, CHUNK_BYTES // (8 * max(numbers, 1)))
+
+
+def _margins(module: Any, extent: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """Zeros or copies around the input, as `F.pad` takes them; negative where the input is cropped."""
+    if not module.transposed:
+        return list(module._reversed_padding_repeated_twice)
+    margins = []
+    for n, e, k, s, d, p in zip(
+        shape, extent, module.kernel_size, module.stride, module.dilation, module.padding, strict=True
+    ):
+        reach = (k - 1) * d
+        margins.append((reach - p, e + p - ((n - 1) * s + 1)))
+    return [amount for pair in reversed(margins) for amount in pair]
+
+
+def _padded(module: Any, images: Tensor, extent: Sequence[int]) -> Tensor:
+    margins = _margins(module, extent, images.shape[2:])
+    if module.transposed:
+        # zeros between the pixels: over them it is a convolution of stride 1, taps reversed
+        sizes = [(n - 1) * s + 1 for n, s in zip(images.shape[2:], module.stride, strict=True)]
+        spread = images.new_zeros(*images.shape[:2], *sizes)
+        spread[(slice(None), slice(None), *[slice(None, None, s) for s in module.stride])] = images
+        return F.pad(spread, margins)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(images, margins, mode=mode) if any(margins) else images
+
+
+def _pixels(module: Any, shape: tuple[int, ...], extent: tuple[int, ...], patch: int) -> Tensor:
+    """For every position that is read and every tap the flat index of the padded pixel that they meet at."""
+    rank = len(extent)
+    margins = _margins(module, extent, shape)
+    stride = (1,) * rank if module.transposed else module.stride
+    spread = [(n - 1) * s + 1 for n, s in zip(shape, module.stride, strict=True)] if module.transposed else shape
+    sizes = [n + margins[2 * (rank - 1 - k)] + margins[2 * (rank - 1 - k) + 1] for k, n in enumerate(spread)]
+    taps = torch.tensor(list(product(*map(range, module.kernel_size)))).reshape(-1, rank)
+    if module.transposed:
+        taps = taps.flip(0)
+    places = torch.stack(torch.unravel_index(positions_read(extent, patch), extent), dim=1)
+    at = places[:, None] * torch.tensor(stride) + taps[None] * torch.tensor(module.dilation)
+    flat = torch.zeros(at.shape[:2], dtype=torch.int64)
+    for k, size in enumerate(sizes):
+        flat = flat * size + at[..., k]
+    return flat.flatten()
+
+
+def flat_weight(module: nn.Module) -> Tensor:
+    """A layer's weight in the order of the rows that it reads.
+
+    Args:
+        module: A convolution or a linear layer.
+
+    Returns:
+        float64 on the CPU, shape (filters, inputs per group, kernel elements).
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().cpu().double()
+    if getattr(module, "transposed", False):
+        groups = int(module.groups)  # type: ignore[arg-type]
+        blocks = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        weight = blocks.transpose(1, 2).flatten(0, 1)
+    return weight.reshape(weight.shape[0], weight.shape[1], -1)

@@ -1,0 +1,227 @@
+"""Joint moments of what a layer reads: whole patches, or channels where patches would not fit."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from math import gcd, prod
+
+import torch
+from torch import Tensor, nn
+
+from causal_prune.graph_types import FilterGraph
+from causal_prune.moments import Gathering
+
+LONGEST_PATCH = 8192
+"""Patches of more numbers than this are read as channels: inverting their covariance would take minutes."""
+
+
+@dataclass(frozen=True)
+class ReadMoments:
+    """Joint moments of what a layer reads at its output positions.
+
+    Attributes:
+        rows: Number of patches seen; fewer than inputs leave the covariance without full rank.
+        covariance: Of shape (groups, inputs, inputs). The inputs of a group are its channels times the kernel's
+            elements, the elements of a channel side by side; or its channels alone.
+        shape: None, or, where the inputs are channels alone, the mean covariance between the elements of a channel's
+            patch, shape (elements, elements), of trace `elements`. The covariance of whole patches is then taken for
+            covariance (x) shape: between channels it is the mean over the elements, within a channel that of the mean
+            channel. A linear layer behind a flattened map counts the pixels of a channel as its elements.
+    """
+
+    rows: int
+    covariance: Tensor
+    shape: Tensor | None
+
+    def columns(self, position: int, elements: int) -> tuple[int, list[int]]:
+        """Where an input channel of the layer stands.
+
+        Args:
+            position: Index among the layer's input channels; of a linear layer its features.
+            elements: Elements of the layer's kernel; 1 for a linear layer.
+
+        Returns:
+            The group and the inputs within it.
+        """
+        groups, inputs = self.covariance.shape[:2]
+        if self.shape is not None:
+            channel = position if elements > 1 else position // len(self.shape)
+            return channel // inputs, [channel % inputs]
+        inside = inputs // elements
+        first = position % inside * elements
+        return position // inside, list(range(first, first + elements))
+
+    def equations(self, weight: Tensor) -> Tensor:
+        """A layer's weight over these inputs.
+
+        Args:
+            weight: Shape (filters, inputs per group, kernel elements).
+
+        Returns:
+            Shape (groups, rows, inputs). With channels alone every filter has one row per element, such that the
+            squares of all add up to the filter's variance.
+        """
+        groups, inputs = self.covariance.shape[:2]
+        if self.shape is None:
+            return weight.reshape(groups, -1, inputs)
+        values, vectors = torch.linalg.eigh(self.shape)
+        root = vectors * values.clamp_min(0).sqrt()
+        mixed = weight.reshape(len(weight), inputs, -1) @ root
+        return mixed.transpose(1, 2).reshape(groups, -1, inputs)
+
+
+class Reading:
+    """Gathers the moments of one layer.
+
+    Args:
+        groups: Groups of the layer.
+        channels: Input channels of a group.
+        elements: Elements of the kernel.
+        whole: Whether patches are read whole.
+        device: Where to add up.
+    """
+
+    def __init__(self, groups: int, channels: int, elements: int, whole: bool, device: torch.device) -> None:
+        self.taps, self._channels, self._whole = elements, channels, whole
+        if whole:
+            self.gatherings = [Gathering(groups, 1, channels * elements, device)]
+        else:
+            self.gatherings = [
+                Gathering(groups, elements, channels, device), Gathering(groups * channels, 1, elements, device)
+            ]  # fmt: skip
+
+    @property
+    def seen(self) -> bool:
+        """Whether anything was read."""
+        return self.gatherings[0].count > 0
+
+    def add(self, rows: Tensor) -> None:
+        """Count rows.
+
+        Args:
+            rows: Shape (groups, n, elements, channels), float64; overwritten.
+        """
+        groups, n, taps, channels = rows.shape
+        if n == 0:
+            return
+        rows = rows.to(self.gatherings[0].scatter.device)
+        if self._whole:
+            self.gatherings[0].add(rows.reshape(groups, n, 1, taps * channels))
+            return
+        own = rows.permute(0, 3, 1, 2).reshape(groups * channels, n, 1, taps)
+        self.gatherings[1].add(own.clone() if own.data_ptr() == rows.data_ptr() else own)
+        self.gatherings[0].add(rows.contiguous())
+
+    def result(self) -> ReadMoments:
+        """The moments, on the CPU.
+
+        Returns:
+            The moments; the gathering's memory is given back.
+        """
+        rows = self.gatherings[0].count
+        covariance = self.gatherings[0].result().covariance.cpu()
+        shape = None
+        if self._whole:
+            order = torch.arange(covariance.shape[1]).reshape(self.taps, self._channels).mT.flatten()
+            covariance = covariance[:, order][:, :, order]
+        else:
+            own = self.gatherings[1].result().covariance.cpu()
+            size = own.diagonal(dim1=1, dim2=2).mean(dim=1)
+            live = size > 0
+            shape = torch.eye(self.taps, dtype=torch.float64)
+            if bool(live.any()):
+                shape = (own[live] / size[live][:, None, None]).mean(dim=0)
+        self.gatherings.clear()
+        return ReadMoments(rows, covariance, shape)
+
+
+def readings(
+    modules: Mapping[str, nn.Module], graph: FilterGraph, limit: int, device: torch.device
+) -> tuple[dict[str, Reading], tuple[str, ...]]:
+    """What is to be read of every consumer of a prunable group, within a limit.
+
+    Whole patches are the exact inputs of the structural equations. The layers with the longest patches are read as
+    channels, until all fit: then the coefficients with which channels reproduce each other are the same for all
+    elements of the kernel, which is exact where patches look alike at every element.
+
+    Args:
+        modules: The network's modules by name.
+        graph: From `trace`.
+        limit: Bytes that all moments together may take.
+        device: Where to add up.
+
+    Returns:
+        Empty readings by layer, and notes on what is read as channels.
+    """
+    names = dict.fromkeys(m.layer for group in graph.prunable for m in group.of_role("consumer"))
+    sizes: dict[str, tuple[int, int, int]] = {}
+    whole: dict[str, bool] = {}
+    for name in names:
+        module, layer = modules[name], graph.layers[name]
+        if isinstance(module, nn.Linear):
+            sizes[name], whole[name] = (1, layer.inputs, 1), True
+        else:
+            elements = prod(module.kernel_size)  # type: ignore[arg-type]
+            sizes[name], whole[name] = (layer.groups, layer.inputs // layer.groups, elements), True
+
+    def reduced(name: str) -> tuple[int, int, int]:
+        groups, channels, elements = sizes[name]
+        if elements > 1:
+            return sizes[name]
+        run = _shortest_run(graph, name) if groups == 1 and isinstance(modules[name], nn.Linear) else 1
+        return groups, channels // run, run
+
+    def needed(name: str) -> int:
+        return _bytes(*(sizes[name] if whole[name] else reduced(name)), whole=whole[name])
+
+    notes: list[str] = []
+    open_names = sorted((name for name in names if reduced(name)[2] > 1), key=needed, reverse=True)
+    for name in open_names:
+        long = sizes[name][1] * sizes[name][2] > LONGEST_PATCH
+        if long or sum(map(needed, names)) > limit:
+            whole[name] = False
+            why = f"longer than {LONGEST_PATCH}" if long else f"not within {limit / 1e6:.0f} MB of memory"
+            notes.append(
+                f"{name} is read as channels: its patches of {sizes[name][1] * sizes[name][2]} numbers are {why}"
+            )
+    if sum(map(needed, names)) > limit:
+        notes.append(
+            f"the moments take {sum(map(needed, names)) / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB "
+            "that max_memory leaves for them, though all layers that can be are read as channels"
+        )
+    made = {name: Reading(*(sizes[name] if whole[name] else reduced(name)), whole[name], device) for name in names}
+    return made, tuple(notes)
+
+
+def _bytes(groups: int, channels: int, elements: int, *, whole: bool) -> int:
+    if whole:
+        return 8 * groups * (channels * elements) ** 2
+    return 8 * groups * (channels**2 + channels * elements**2)
+
+
+def _shortest_run(graph: FilterGraph, name: str) -> int:
+    """Consecutive features of a linear layer that belong together: the pixels of a flattened map."""
+    owners: list[tuple[str, int] | None] = [None] * graph.layers[name].inputs
+    for group in graph.groups:
+        for member in group.members:
+            if member.layer == name and member.axis == "in":
+                for position, unit in zip(member.positions, member.units, strict=True):
+                    owners[position] = (group.name, unit)
+    run = 0
+    for _, features in groupby(owners):
+        run = gcd(run, sum(1 for _ in features))
+    return max(run, 1)
+
+
+def few_rows(reads: Mapping[str, ReadMoments]) -> Iterable[tuple[str, int, int]]:
+    """Layers of which fewer patches were seen than they have inputs.
+
+    Args:
+        reads: Moments by layer.
+
+    Yields:
+        Name, patches seen, inputs.
+    """
+    for name, read in reads.items():
+        if read.rows <= read.covariance.shape[1]:
+            yield name, read.rows, read.covariance.shape[1]
