@@ -18,7 +18,8 @@ from causal_prune.errors import InputError, TargetError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.measure.cost import count_cost
-from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, cost, plan, plan_widths
+from causal_prune.allocation import cost
+from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan, plan_widths
 
 
 class Residual(nn.Module):
