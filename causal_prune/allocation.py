@@ -176,14 +176,10 @@ def equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align: 
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (
-            (middle, high)
-            if share_kept(graph, kind, widths(middle, block)) <= requested
-            else (low, middle)
+            (middle, high) if share_kept(graph, kind, widths(middle, block)) <= requested else (low, middle)
         )
     sizes = {group.name: group.size for group in graph.prunable}
-    return _fill(
-        graph, kind, requested, widths(low, block), block, lambda name, width: width / sizes[name]
-    )
+    return _fill(graph, kind, requested, widths(low, block), block, lambda name, width: width / sizes[name])
 
 
 def _width(group: Group, share: float, align: int) -> int:
@@ -209,7 +205,7 @@ def _fill(
     groups = {group.name: group for group in graph.prunable}
     while True:
         open_groups = dict(groups)
-        while open_groups and share_kept(graph, kind, widths) < requested * (1 - CLOSE):
+        while open_groups:
             name = min(open_groups, key=lambda key: (price(key, widths[key]), key))
             wider = widths | {name: widths[name] + _step(groups[name], block)}
             if wider[name] <= groups[name].size and share_kept(graph, kind, wider) <= requested:

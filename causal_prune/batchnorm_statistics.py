@@ -1,5 +1,6 @@
 """Re-estimation of batch-norm statistics: the cheap repair."""
 
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -176,9 +177,9 @@ def _observe(
     if not sizes:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
     if sum(sizes) < 2:
-        _warn("calibration has 1 image, and batch-norm statistics need at least 2")
+        warn("calibration has 1 image, and batch-norm statistics need at least 2")
     elif max(sizes) < 2:
-        _warn(
+        warn(
             f"calibration has {sum(sizes)} images in batches of 1, so that deeper batch norms see every image "
             "normalised by itself: give batches of 32 or more"
         )
@@ -186,6 +187,16 @@ def _observe(
 
 
 def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
+    """Refuse a dense network that returns other shapes than the cut one.
+
+    Args:
+        dense: The dense network.
+        inputs: One batch.
+        outputs: What the cut network returned for it.
+
+    Raises:
+        InputError: If the shapes differ, or the dense network does not accept the batch.
+    """
     with modes_kept(dense):
         expected = run("dense", dense.eval(), moved(inputs, device_of(dense)), 0)
     shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (expected, outputs)]
@@ -197,6 +208,20 @@ def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
 
 
 def run(name: str, model: nn.Module, inputs: Inputs, index: int) -> Any:
+    """Run a network on a batch, and name it and the batch where it fails.
+
+    Args:
+        name: "dense" or "pruned".
+        model: The network.
+        inputs: One batch.
+        index: Which batch of the calibration set.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        InputError: If it does not accept the batch.
+    """
     try:
         return call(model, inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -226,7 +251,7 @@ def _write(statistics: _Pooled, name: str) -> None:
             "check the images and the weights before it"
         )
     if count < 2:
-        _warn(
+        warn(
             f"batch norm {name!r} saw 1 value per channel, and a variance needs at least 2: its statistics are kept"
         )
         return
@@ -238,5 +263,13 @@ def _write(statistics: _Pooled, name: str) -> None:
         norm.num_batches_tracked.fill_(statistics.batches)
 
 
-def _warn(text: str) -> None:
-    warnings.warn(f"compensate: {text}", UserWarning, stacklevel=4)
+def warn(text: str) -> None:
+    """Warn at the line outside this package that led here.
+
+    Args:
+        text: What is the matter.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("causal_prune."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"compensate: {text}", UserWarning, stacklevel=level)

@@ -1,9 +1,9 @@
 """Repairs a cut network from unlabelled images, so that what is left computes what the dense network computed."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from causal_prune.batches import copied, device_of, inputs_of, moved, seeded
-from causal_prune.batchnorm_statistics import check_same_task, reestimate, run
+from causal_prune.batchnorm_statistics import check_same_task, reestimate, run, warn
 from causal_prune.errors import InputError
-from causal_prune.layer_repair import LayerRepair, Pair, Repairer
-from causal_prune.lockstep import Stream, stopping
+from causal_prune.free_memory import default_memory
+from causal_prune.layer_repair import LayerRepair, Repairer
+from causal_prune.lockstep import Pair, Stream, stopping
 from causal_prune.output_paths import OutputPaths, output_paths
 from causal_prune.progress import track
 from causal_prune.surgery import Cuts, recorded_cuts
@@ -22,6 +23,8 @@ from causal_prune.surgery import Cuts, recorded_cuts
 Method = Literal["least_squares", "batchnorm", "none"]
 HELD_OUT = 8
 """One image in so many judges the fits instead of making them."""
+LIVING = 5
+"""So many tensors of the size of a layer's input or output live per image while the layer is refitted."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,75 @@ def compensate(
     *,
     method: Method = "least_squares",
     seed: int = 0,
+    max_memory: int | None = None,
     device: str | torch.device = "cpu",
     label: str = "compensate",
 ) -> nn.Module:
+    """Repair a cut network without labels, so that its layers compute again what the dense network computed.
+
+    "least_squares" refits the convolutions and linear layers from front to back. With x what a layer of the cut
+    network reads (behind all layers that are repaired already), W and b its weight and bias as cut, and y what the
+    kept filters of the same layer of the dense network return on the same images, it finds the change (D, c) that
+        minimises  E || y - (W + D) x - (b + c) ||^2 + ridge * mean diag Cov(x) * || D ||^2
+    so that nothing is changed where nothing was lost (He et al. 2017, section 3.1, regress the same outputs, once per
+    layer, on the dense network's inputs). Three further points:
+    - Where a layer's output is added to another tensor (the last layer of a residual block, through its batch norm),
+      y is chosen so that the *sum* is what it was: dense sum minus what the cut network adds, taken back through the
+      batch norm's slope. The layer then also makes up for the errors of the shortcut.
+    - Each eighth image is held out. It chooses the ridge, and a filter of which no refit has a smaller squared error
+      on these images keeps its weights.
+    - A layer without bias puts c into the mean of the batch norm behind it. Where there is none, c is 0 and x and y
+      are not centred.
+
+    "batchnorm" re-estimates batch-norm statistics (see `batchnorm_statistics.reestimate`), the cheap alternative. It
+    does not follow least squares: those have put means and scales where they fit best, and moving them again lost
+    accuracy on every network tried.
+
+    Args:
+        pruned: The cut network, from `remove`, `zero` or `load`, which record what was cut; not changed.
+        dense: The network that it was cut from; not changed.
+        calibration: Batches, each a tensor or (inputs, labels), inputs a tensor, a tuple or a mapping; labels are
+            not used. All images go through both networks side by side and live at the same time.
+        method: "least_squares", "batchnorm", or "none" for a plain copy.
+        seed: Of the places at which convolutions with many are sampled.
+        max_memory: Bytes for the activations that live at once, and for the matrices of one layer; None for half of
+            what is free. Where it is short, fewer images are used, or channels are mixed alike at all kernel
+            elements; a warning says so.
+        device: Where to compute.
+        label: What the progress bar is called.
+
+    Returns:
+        A copy of `pruned`, on its device and in its modes, with the same names and shapes of parameters.
+
+    Raises:
+        InputError: If `method` is unknown, the calibration set is empty, one of the networks does not accept it,
+            an activation is NaN or infinite, or it is not known what was cut.
+
+    Warns:
+        UserWarning: If there are fewer images than can be held out, or a layer has fewer rows of data than weights.
+
+    Cost: for least squares about eight passes of the dense network over the images; memory of the activations of all
+        images at one layer of both networks. `repair` also returns what became of every layer.
+
+    Example:
+        >>> import causal_prune as cp
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> images = torch.randn(64, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+        >>> graph = cp.trace(net, images[:1])
+        >>> small = cp.remove(net, cp.plan(graph, cp.score(graph, cp.observe(net, graph, [images])), keep_macs=0.5))
+        >>> better = cp.compensate(small, net, [images])
+        >>> bool((better(images) - net(images)).norm() < (small(images) - net(images)).norm())
+        True
+    """
     return repair(
-        pruned, dense, calibration, method=method, seed=seed, device=device, label=label
+        pruned,
+        dense,
+        calibration,
+        method=method,
+        seed=seed,
+        max_memory=max_memory,
+        device=device,
+        label=label,
     ).model
 
 
@@ -59,9 +126,28 @@ def repair(
     *,
     method: Method = "least_squares",
     seed: int = 0,
+    max_memory: int | None = None,
     device: str | torch.device = "cpu",
     label: str = "compensate",
 ) -> Compensated:
+    """Like `compensate`, and tell what became of every layer.
+
+    Args:
+        pruned: As in `compensate`.
+        dense: As in `compensate`.
+        calibration: As in `compensate`.
+        method: As in `compensate`.
+        seed: As in `compensate`.
+        max_memory: As in `compensate`.
+        device: As in `compensate`.
+        label: As in `compensate`.
+
+    Returns:
+        The repaired network, and one entry per layer where least squares were used.
+
+    Raises:
+        InputError: As in `compensate`.
+    """
     if method not in get_args(Method):
         raise InputError(
             f"compensate: method {method!r} is unknown: use one of {', '.join(get_args(Method))}"
@@ -73,10 +159,15 @@ def repair(
     repaired, reference = copied(pruned), copied(dense)
     repaired.to(device).eval()
     reference.to(device).eval()
+    limit = default_memory(torch.device(device)) if max_memory is None else max_memory
     with seeded(seed, device), torch.no_grad():
-        layers = _refit(repaired, reference, calibration, seed=seed, device=device, label=label)
+        layers = _refit(repaired, reference, calibration, seed, limit, device, label)
     for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):
         copy.training = original.training
+    remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]
+    if remarks:
+        more = f" (and {len(remarks) - 1} further layers)" if len(remarks) > 1 else ""
+        warn(f"{remarks[0]}{more}")
     return Compensated(repaired.to(device_of(pruned)), tuple(layers))
 
 
@@ -84,42 +175,60 @@ def _refit(
     pruned: nn.Module,
     dense: nn.Module,
     calibration: Iterable[Any],
-    *,
     seed: int,
+    max_memory: int,
     device: str | torch.device,
     label: str,
 ) -> list[LayerRepair]:
-    batches = [moved(inputs_of(batch), device) for batch in calibration]
+    batches: Sequence[Any] = [moved(inputs_of(batch), device) for batch in calibration]
     if not batches:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
-    cuts = recorded_cuts(pruned) or Cuts({}, {})
     paths = _common_paths(pruned, dense, batches[0])
+    cuts = _known_cuts(pruned, dense)
+    batches = _affordable(batches, paths, max_memory)
+    parts = list(_parts(batches))
+    if not any(held_out for _, held_out in parts):
+        warn(
+            f"calibration has no batch of {HELD_OUT} images to hold some out: refits are judged by what they fit"
+        )
     with ExitStack() as stack:
         stack.enter_context(stopping(pruned, paths))
         stack.enter_context(stopping(dense, paths))
         pairs = []
-        for index, (inputs, held_out) in enumerate(_parts(batches)):
+        for index, (inputs, held_out) in enumerate(parts):
             pair = Pair(Stream(dense, inputs, paths), Stream(pruned, inputs, paths), held_out, index)
             stack.callback(pair.pruned.close)
             stack.callback(pair.dense.close)
             pairs.append(pair)
-        for pair in pairs:
-            pair.advance(None, None)
-        repairer = Repairer(pruned, cuts, paths, seed)
+        repairer = Repairer(pruned, dense, cuts, paths, seed=seed, max_memory=max_memory)
         stops = sum(paths.calls.values()) + len(paths.sums)
         return [done for done in track(_walk(repairer, pairs), label, total=stops, unit="layer") if done]
 
 
 def _walk(repairer: Repairer, pairs: Sequence[Pair]) -> Iterator[LayerRepair | None]:
+    for pair in pairs:
+        pair.advance(None, None)
     while standing := [pair for pair in pairs if pair.pruned.stop is not None]:
-        first = standing[0].pruned.stop
-        assert first is not None
-        here = [
-            pair
-            for pair in standing
-            if type(pair.pruned.stop) is type(first) and pair.pruned.stop.layer == first.layer
-        ]
-        yield repairer.meet(here)
+        first = standing[0].pruned.place
+        if any(pair.pruned.place != pair.dense.place for pair in standing):
+            raise InputError(
+                f"compensate: the cut network runs {first[1]} where the dense one does not, so that the code of the "
+                "network depends on the data; use method='batchnorm'"
+            )
+        yield repairer.meet([pair for pair in standing if pair.pruned.place == first])
+
+
+def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:
+    cuts = recorded_cuts(pruned)
+    if cuts is not None:
+        return cuts
+    theirs = {name: tensor.shape for name, tensor in dense.state_dict().items()}
+    for name, tensor in pruned.state_dict().items():
+        if theirs.get(name) != tensor.shape:
+            raise InputError(
+                f"compensate: {name} was cut and it is not known how: give a network from remove, zero or load"
+            )
+    return Cuts({}, {})
 
 
 def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPaths:
@@ -129,7 +238,24 @@ def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPat
     ours, theirs = output_paths(pruned, few), output_paths(dense, few)
     norms = {layer: norm for layer, norm in ours.norms.items() if theirs.norms.get(layer) == norm}
     sums = {layer for layer in ours.sums & theirs.sums if ours.norms.get(layer) == theirs.norms.get(layer)}
-    return OutputPaths(ours.calls, norms, frozenset(sums))
+    return OutputPaths(ours.calls, norms, frozenset(sums), max(ours.widest_bytes, theirs.widest_bytes))
+
+
+def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> Sequence[Any]:
+    """The first batches, as many as may live at once: input, output and residual of both networks at one layer."""
+    sizes = [_length(batch) for batch in batches]
+    allowed = int(max_memory / max(LIVING * paths.widest_bytes, 1))
+    if sum(sizes) <= allowed:
+        return batches
+    count = max(1, sum(total <= allowed for total in accumulate(sizes)))
+    chosen = [*batches[:count]]
+    if sizes[0] > allowed:
+        chosen = [_sliced(batches[0], slice(0, max(1, allowed)))]
+    warn(
+        f"{max_memory / 2**20:,.0f} MiB hold the activations of {allowed} of {sum(sizes)} calibration images: "
+        "the others are not used"
+    )
+    return chosen
 
 
 def _parts(batches: Sequence[Any]) -> Iterator[tuple[Any, bool]]:
@@ -157,7 +283,8 @@ def _joined(parts: Sequence[Any]) -> Sequence[Any]:
     ):
         return parts
     joined = [
-        torch.cat(column) if isinstance(column[0], Tensor) else column[0] for column in zip(*leaves, strict=True)
+        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
+        for column in zip(*leaves, strict=True)
     ]
     return [tree_unflatten(joined, form)]
 

@@ -23,7 +23,7 @@ def groups_of(module: nn.Module) -> int:
     Returns:
         The groups of a convolution; 1 for a linear layer.
     """
-    return cast(int, module.groups) if isinstance(module, Convolution) else 1
+    return module.groups if isinstance(module, Convolution) else 1
 
 
 def matrix_of(module: nn.Module, weight: Tensor) -> Tensor:
@@ -141,8 +141,8 @@ def _patches(module: Any, images: Tensor, extent: torch.Size, places: Tensor | N
         order = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
         taps = padded.permute(*order).reshape(-1, images.shape[1], *kernel)
     else:
-        axes = torch.unravel_index(places, tuple(extent))
-        taps = padded[(slice(None), slice(None), *axes)].transpose(1, 2).flatten(0, 1)
+        at: Any = (..., *torch.unravel_index(places, tuple(extent)), *[slice(None)] * rank)
+        taps = padded[at].transpose(1, 2).flatten(0, 1)
     if module.transposed:
         taps = taps.flip(tuple(range(2, 2 + rank)))
     return taps

@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.layer_inputs import channel_dim, matrix_of, places_of, rows, weight_of
+from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_of, rows, weight_of
 from causal_prune.least_squares import Correction, Regression
-from causal_prune.lockstep import LayerStop, Stream, SumStop
+from causal_prune.lockstep import LayerStop, Pair, SumStop
 from causal_prune.output_paths import OutputPaths
 from causal_prune.surgery import Cuts, LayerCut
 
 ROWS_PER_UNKNOWN = 400
 """Of a convolution's output places so many times the unknowns of a filter are drawn."""
+GRAMS = 6
+"""So many matrices of the size of the Gram matrix live while its equations are solved."""
 ROUNDING = 1e-5
 """Residuals below this share of the largest output are rounding."""
 
@@ -29,57 +31,31 @@ class LayerRepair:
         layer: Its name.
         outcome: "refitted"; "unchanged" where there was nothing to repair; "kept" where its weights were left.
         reason: Why they were kept.
-        error_before: Squared error on held-out images with the weights as they were cut, as a share of the variance
-            of the dense network's output; NaN where it was not measured.
-        error_after: The same with the weights that it has now.
-        rows: Number of rows that made the fit.
-        unknowns: Number of weights per filter.
+        error_left: Squared error on held-out images, as a share of that with the weights as they were cut; never
+            above 1.
+        remark: What was done otherwise than usual.
     """
 
     layer: str
     outcome: Literal["refitted", "unchanged", "kept"]
     reason: str = ""
-    error_before: float = float("nan")
-    error_after: float = float("nan")
-    rows: int = 0
-    unknowns: int = 0
-
-
-@dataclass
-class Pair:
-    """The passes of the dense and of the cut network over the same images.
-
-    Attributes:
-        dense: Of the dense network.
-        pruned: Of the cut network.
-        held_out: Whether the images judge the fits instead of making them.
-        index: Position among the pairs.
-    """
-
-    dense: Stream
-    pruned: Stream
-    held_out: bool
-    index: int
-
-    def advance(self, dense: Tensor | None, pruned: Tensor | None) -> None:
-        """Let both run on.
-
-        Args:
-            dense: Reply to the dense network's pass.
-            pruned: Reply to the cut network's pass.
-        """
-        self.dense.advance(dense)
-        self.pruned.advance(pruned)
+    error_left: float = 1.0
+    remark: str = ""
 
 
 @dataclass
 class _Item:
-    """What a pair says about a layer: residual is what its output should be changed by."""
+    """What a pair says about a layer: residual is what its output should be changed by.
+
+    `off` says how far the layer, or the sum that it goes into, is from what the dense network computes, as a share of
+    the largest number there.
+    """
 
     pair: Pair
     source: Tensor
+    dense_source: Tensor
     residual: Tensor
-    size: float
+    off: float
     dense_reply: Tensor
 
 
@@ -88,16 +64,29 @@ class Repairer:
 
     Args:
         pruned: The cut network, a copy; its weights change.
+        dense: The dense network.
         cuts: What was cut.
         paths: Where outputs go.
         seed: Of the places that are drawn.
+        max_memory: Bytes that the Gram matrices of one layer may take.
     """
 
-    def __init__(self, pruned: nn.Module, cuts: Cuts, paths: OutputPaths, seed: int) -> None:
-        self.modules = dict(pruned.named_modules())
-        self.cuts, self.paths, self.seed = cuts, paths, seed
+    def __init__(
+        self,
+        pruned: nn.Module,
+        dense: nn.Module,
+        cuts: Cuts,
+        paths: OutputPaths,
+        *,
+        seed: int,
+        max_memory: int,
+    ) -> None:
+        self.modules, self.originals = dict(pruned.named_modules()), dict(dense.named_modules())
+        self.cuts, self.paths, self.seed, self.max_memory = cuts, paths, seed, max_memory
         self.visits = 0
-        self.unfinished: dict[str, tuple[Regression, int]] = {}
+        self.unfinished: dict[str, Regression] = {}
+        self.origins: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.tied = _tied(pruned)
 
     def meet(self, pairs: Sequence[Pair]) -> LayerRepair | None:
         """Repair the layer at which pairs stand, and let them run on.
@@ -131,13 +120,14 @@ class Repairer:
                     f"return {tuple(target.shape)}: give the network that pruned was cut from"
                 )
             residual = self._masked(name, target - pruned.out)
-            items.append(_Item(pair, pruned.source, residual, _size(target), dense.out))
-        result = self._fit(name, items, None)
+            off = _off(residual, target)
+            items.append(_Item(pair, pruned.source, dense.source, residual, off, dense.out))
+        result = self._fit(name, items)
         module = self.modules[name]
         for item in items:
             stop = cast(LayerStop, item.pair.pruned.stop)
             reply = module.forward(stop.source) if result.outcome == "refitted" else stop.out
-            item.residual = item.source = torch.empty(0)
+            item.residual = item.source = item.dense_source = torch.empty(0)
             item.pair.advance(item.dense_reply, reply)
         return result
 
@@ -153,16 +143,17 @@ class Repairer:
             wanted = self._kept(name, target)
             residual = wanted - pruned.summands[0] - pruned.factor * pruned.summands[1]
             residual = residual / (pruned.factor if pruned.branch == 1 else 1.0)
-            size = _size(wanted)
+            off = _off(self._masked(name, residual), wanted)
             if norm is not None:
                 slope = _slope(norm)
                 shape = [-1 if axis == dim else 1 for axis in range(residual.dim())]
                 residual = residual * torch.where(slope.abs() > 1e-6, 1 / slope, 0 * slope).reshape(shape)
             if dense.in_place:
                 target = dense.summands[0].copy_(target)
-            items.append(_Item(pair, pruned.source, self._masked(name, residual), size, target))
+            residual = self._masked(name, residual)
+            items.append(_Item(pair, pruned.source, dense.source, residual, off, target))
         result = (
-            self._fit(name, items, norm) if unspoilt else LayerRepair(name, "kept", "its input was overwritten")
+            self._fit(name, items) if unspoilt else LayerRepair(name, "kept", "its input was overwritten")
         )
         for item in items:
             stop = cast(SumStop, item.pair.pruned.stop)
@@ -173,81 +164,148 @@ class Repairer:
             total = summands[0] + stop.factor * summands[1]
             if stop.in_place:
                 total = stop.summands[0].copy_(total)
-            item.residual = item.source = torch.empty(0)
+            item.residual = item.source = item.dense_source = torch.empty(0)
             item.pair.advance(item.dense_reply, total)
         return result
 
-    def _fit(self, name: str, items: Sequence[_Item], norm: nn.Module | None) -> LayerRepair:
+    def _fit(self, name: str, items: Sequence[_Item]) -> LayerRepair:
         module = self.modules[name]
-        largest = max(float(item.residual.abs().max()) for item in items if item.residual.numel())
-        if not torch.isfinite(torch.tensor(largest)):
+        off = max(item.off for item in items)
+        if not isfinite(off):
             raise InputError(
                 f"compensate: the output of {name} is NaN or infinite on the calibration data: "
                 "check the images and the weights before it"
             )
-        if norm is None and largest <= ROUNDING * max(item.size for item in items):
-            return LayerRepair(name, "unchanged")
-        if norm is not None and largest <= ROUNDING * max(item.size for item in items):
+        if off <= ROUNDING:
             return LayerRepair(name, "unchanged")
         if "weight" not in module._parameters:
             return LayerRepair(name, "kept", "its weight is computed from other parameters")
-        correction, regression, unknowns = self._solve(name, items)
-        if correction is None:
-            return LayerRepair(name, "kept", "its equations have no finite solution")
+        if name in self.tied:
+            return LayerRepair(name, "kept", "it shares its weight with another layer")
         judges = [item for item in items if item.pair.held_out] or list(items)
-        dim = channel_dim(module, judges[0].residual)
-        before_out = [module.forward(item.source) for item in judges]
-        saved = self._state(name)
+        current = self._state(name)
+        with_current = [module.forward(item.source) for item in judges]
+        correction, regression, remark = self._solve(name, items)
+        if correction is None:
+            self._restore(current)
+            return LayerRepair(name, "kept", "its equations have no finite solution")
+        origin = self._state(name)
         self._write(name, correction)
-        before = sum(_squares(item.residual, dim) for item in judges)
-        after = sum(
-            _squares(item.residual - (module.forward(item.source) - old), dim)
-            for item, old in zip(judges, before_out, strict=True)
+        dim = channel_dim(module, judges[0].residual)
+        before, after = torch.zeros(
+            2, _filters(module), dtype=torch.float64, device=judges[0].residual.device
         )
-        assert isinstance(before, Tensor)
-        assert isinstance(after, Tensor)
+        for item, old in zip(judges, with_current, strict=True):
+            before += _squares(item.residual, dim)
+            after += _squares(item.residual - (module.forward(item.source) - old), dim)
         better = after < before
         if not bool(better.all()):
-            self._restore(name, saved)
-            groups, outputs = correction.bias.shape
-            choice = better.reshape(groups, outputs).double()
-            correction = Correction(
-                correction.weight * choice.unsqueeze(2), correction.bias * choice, correction.ridge
+            self._choose(name, better, current)
+        share = float(torch.where(better, after, before).sum() / before.sum()) if before.any() else 1.0
+        self.origins.setdefault(name, origin)
+        refitted = bool(better.any())
+        if refitted and regression.rows < regression.unknowns and not remark:
+            remark = (
+                f"{regression.rows} rows of calibration data for {regression.unknowns} weights per filter"
             )
-            if bool(better.any()):
-                self._write(name, correction)
-        scale = float(before.sum()) or 1.0
-        left = float(torch.where(better, after, before).sum())
-        outcome: Literal["refitted", "kept"] = "refitted" if bool(better.any()) else "kept"
-        reason = "" if bool(better.any()) else "no refit is better on held-out images"
-        return LayerRepair(name, outcome, reason, 1.0, left / scale, regression.rows, unknowns)
+        return LayerRepair(
+            name,
+            "refitted" if refitted else "kept",
+            "" if refitted else "no refit is better on held-out images",
+            share,
+            remark,
+        )
 
-    def _solve(self, name: str, items: Sequence[_Item]) -> tuple[Correction | None, Regression, int]:
+    def _solve(self, name: str, items: Sequence[_Item]) -> tuple[Correction | None, Regression, str]:
         module = self.modules[name]
-        unknowns = matrix_of(module, cast(Tensor, module.weight)).shape[2]
-        free = module.bias is not None or name in self.paths.norms
-        regression, _ = self.unfinished.get(name, (Regression(intercept=free), 0))
-        places = places_of(module, items[0].residual)
+        weight = cast(Tensor, module.weight)
+        unknowns = matrix_of(module, weight).shape[2]
+        needed = GRAMS * groups_of(module) * unknowns**2 * 8
+        if needed > self.max_memory:
+            return self._solve_mixing(name, items, needed)
+        regression = self.unfinished.get(name) or Regression(intercept=self._free(name))
+        again = name in self.origins
+        residuals = [item.residual for item in items]
+        if again:  # a module that runs once more: its earlier rows count from the weights that it had then
+            outs = [module.forward(item.source) for item in items]
+            self._restore(self.origins[name])
+            residuals = [
+                self._masked(name, item.residual + out - module.forward(item.source))
+                for item, out in zip(items, outs, strict=True)
+            ]
         available = sum(
-            item.residual.numel() // (item.residual.shape[channel_dim(module, item.residual)])
-            for item in items
+            residual.numel() // residual.shape[channel_dim(module, residual)]
+            for item, residual in zip(items, residuals, strict=True)
             if not item.pair.held_out
         )
         share = min(1.0, ROWS_PER_UNKNOWN * unknowns / max(available, 1))
         columns = self._columns(name)
-        for item in items:
-            places = places_of(module, item.residual)
-            taken = None
-            if places > 1 and share < 1:
-                seed = (self.seed * 1_000_003 + self.visits) * 1_009 + item.pair.index
-                generator = torch.Generator().manual_seed(seed)
-                taken = torch.randperm(places, generator=generator)[: max(1, ceil(share * places))].sort().values
-                taken = taken.to(item.residual.device)
-            for x, r in rows(module, item.source, item.residual, taken):
+        for item, residual in zip(items, residuals, strict=True):
+            taken = self._drawn(module, residual, share, item.pair.index)
+            for x, r in rows(module, item.source, residual, taken):
                 regression.add(x if columns is None else x * columns.to(x), r, held_out=item.pair.held_out)
         if self.paths.calls.get(name, 1) > 1:
-            self.unfinished[name] = (regression, 0)
-        return regression.solve(), regression, unknowns
+            self.unfinished[name] = regression
+        return regression.solve(), regression, ""
+
+    def _solve_mixing(
+        self, name: str, items: Sequence[_Item], needed: int
+    ) -> tuple[Correction | None, Regression, str]:
+        """Too many weights per filter: the dense layer's inputs are told from the channels that are left instead."""
+        module, original = self.modules[name], self.originals[name]
+        regression = Regression(intercept=True)
+        what = f"{needed / 2**20:,.0f} MiB needed, {self.max_memory / 2**20:,.0f} MiB allowed"
+        channels = _inputs(module)
+        if groups_of(module) > 1 or GRAMS * channels**2 * 8 > self.max_memory:
+            return None, regression, ""
+        cut = self.cuts.layers.get(name)
+        kept = list(range(channels)) if cut is None or cut.keep_inputs is None else list(cut.keep_inputs)
+        for item in items:
+            dim = channel_dim(module, item.source)
+            inputs, wanted = item.source.movedim(dim, -1), item.dense_source.movedim(dim, -1).clone()
+            wanted[..., kept] -= inputs if inputs.shape[-1] == len(kept) else inputs[..., kept]
+            regression.add(
+                inputs.reshape(1, -1, inputs.shape[-1]),
+                wanted.reshape(1, -1, wanted.shape[-1]),
+                held_out=item.pair.held_out,
+            )
+        mixing = regression.solve()
+        if mixing is None:
+            return None, regression, ""
+        dense = self._kept_rows(name, matrix_of(original, cast(Tensor, original.weight).detach())[0].double())
+        taps = dense.reshape(len(dense), _inputs(original), -1)
+        weight = torch.einsum("ock,cj->ojk", taps, mixing.weight[0]).flatten(1)
+        offset = torch.einsum("ock,c->o", taps, mixing.bias[0]) * self._free(name)
+        found = Correction(weight.unsqueeze(0), offset.unsqueeze(0), mixing.ridge)
+        return found, regression, f"channels were mixed alike at all kernel elements: {what}"
+
+    def _free(self, name: str) -> bool:
+        """Whether a constant can be added to the layer's output."""
+        return self.modules[name].bias is not None or name in self.paths.norms
+
+    def _drawn(self, module: nn.Module, out: Tensor, share: float, index: int) -> Tensor | None:
+        places = places_of(module, out)
+        if places == 1 or share == 1:
+            return None
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.visits) * 1_009 + index)
+        drawn = torch.randperm(places, generator=generator)[: max(1, ceil(share * places))]
+        return drawn.sort().values.to(out.device)
+
+    def _choose(self, name: str, better: Tensor, current: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Give filters that are no better the weights back that they had."""
+        module = self.modules[name]
+        for tensor, value in current:
+            if tensor is module.weight:
+                chosen = matrix_of(module, tensor.detach())
+                old = matrix_of(module, value)
+                mask = better.reshape(chosen.shape[:2]).unsqueeze(2)
+                tensor.detach().copy_(weight_of(module, torch.where(mask, chosen, old)))
+            else:
+                tensor.detach().copy_(torch.where(better, tensor.detach(), value))
+
+    def _kept_rows(self, name: str, matrix: Tensor) -> Tensor:
+        cut = self.cuts.layers.get(name)
+        return matrix if cut is None or cut.keep_filters is None else matrix[list(cut.keep_filters)]
 
     def _kept(self, name: str, out: Tensor) -> Tensor:
         """The channels of a dense output that the cut layer still has."""
@@ -290,7 +348,7 @@ class Repairer:
             tensors.append(cast(Tensor, self.modules[self.paths.norms[name]].running_mean))
         return tensors
 
-    def _restore(self, _name: str, saved: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _restore(self, saved: Sequence[tuple[Tensor, Tensor]]) -> None:
         for tensor, value in saved:
             tensor.detach().copy_(value)
 
@@ -311,8 +369,9 @@ def _inputs(module: nn.Module) -> int:
     return cast(int, module.in_features if isinstance(module, nn.Linear) else module.in_channels)
 
 
-def _size(tensor: Tensor) -> float:
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
+def _off(residual: Tensor, target: Tensor) -> float:
+    largest = float(residual.abs().max()) if residual.numel() else 0.0
+    return largest / max(float(target.abs().max()), 1e-30) if largest else 0.0
 
 
 def _squares(tensor: Tensor, dim: int) -> Tensor:
@@ -324,3 +383,12 @@ def _slope(norm: nn.Module) -> Tensor:
     variance = cast(Tensor, norm.running_var)
     slope = (variance + cast(float, norm.eps)).rsqrt()
     return slope if norm.weight is None else slope * cast(Tensor, norm.weight).detach()
+
+
+def _tied(model: nn.Module) -> set[str]:
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            owners.setdefault(id(weight), []).append(name)
+    return {name for names in owners.values() if len(names) > 1 for name in names}

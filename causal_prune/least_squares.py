@@ -94,6 +94,11 @@ class Regression:
         """Number of rows that make the fit."""
         return self.sums[False].count if False in self.sums else 0
 
+    @property
+    def unknowns(self) -> int:
+        """Number of weights per output."""
+        return self.sums[False].xx.shape[1] if False in self.sums else 0
+
     def solve(self, ridges: Sequence[float] = RIDGES) -> Correction | None:
         """The least change that explains most.
 
@@ -120,7 +125,9 @@ class Regression:
             change = _ridge(gram, cross, ridge)
             if change is None:
                 continue
-            left = 0.0 if judge is None else _error(judge, change, mean_r - (mean_x.unsqueeze(1) @ change)[:, 0])
+            left = (
+                0.0 if judge is None else _error(judge, change, mean_r - (mean_x.unsqueeze(1) @ change)[:, 0])
+            )
             if best is None or left < best[0]:
                 best = left, ridge, change
         if best is None:

@@ -59,7 +59,8 @@ Stop = LayerStop | SumStop
 
 @dataclass(frozen=True)
 class _Branch:
-    stop: LayerStop
+    layer: str
+    source: Tensor
     version: int
     tensor: Tensor
 
@@ -95,6 +96,13 @@ class Stream:
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=lambda: context.run(self._run), daemon=True)
         self._thread.start()
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What kind of stop it stands at, and the layer's name; two empty texts at the end."""
+        if self.stop is None:
+            return "", ""
+        return ("layer" if isinstance(self.stop, LayerStop) else "sum"), self.stop.layer
 
     def advance(self, reply: Any = None) -> None:
         """Run on to the next stop; `stop` is None at the end.
@@ -151,11 +159,38 @@ class Stream:
         self._back.release()
 
 
+@dataclass
+class Pair:
+    """The passes of the dense and of the cut network over the same images.
+
+    Attributes:
+        dense: Of the dense network.
+        pruned: Of the cut network.
+        held_out: Whether the images judge the fits instead of making them.
+        index: Position among the pairs.
+    """
+
+    dense: Stream
+    pruned: Stream
+    held_out: bool
+    index: int
+
+    def advance(self, dense: Tensor | None, pruned: Tensor | None) -> None:
+        """Let both run on.
+
+        Args:
+            dense: Reply to the dense network's pass.
+            pruned: Reply to the cut network's pass.
+        """
+        self.dense.advance(dense)
+        self.pruned.advance(pruned)
+
+
 class _AtSums(TorchDispatchMode):
     """Stops a pass where the output of one of its layers is added to something."""
 
     def __init__(self, stream: Stream) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stream = stream
 
     def __torch_dispatch__(
@@ -173,9 +208,9 @@ class _AtSums(TorchDispatchMode):
     ) -> Any:
         return self.stream.wait(
             SumStop(
-                branch.stop.layer,
-                branch.stop.source,
-                branch.stop.source._version == branch.version,
+                branch.layer,
+                branch.source,
+                branch.source._version == branch.version,
                 (args[0], args[1]),
                 float(kwargs.get("alpha", 1)),
                 position,
@@ -200,11 +235,11 @@ def stopping(model: nn.Module, paths: OutputPaths) -> Iterator[None]:
     def behind_layer(name: str) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
             stream: Stream = _HERE.stream
-            stop = LayerStop(name, args[0] if args else kwargs["input"], out)
-            version = stop.source._version
-            reply: Tensor = stream.wait(stop)
+            source: Tensor = args[0] if args else kwargs["input"]
+            version = source._version
+            reply: Tensor = stream.wait(LayerStop(name, source, out))
             if name in paths.sums:
-                stream.branches[id(reply)] = _Branch(stop, version, reply)
+                stream.branches[id(reply)] = _Branch(name, source, version, reply)
             return reply
 
         return hook
@@ -213,8 +248,8 @@ def stopping(model: nn.Module, paths: OutputPaths) -> Iterator[None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
             branches = _HERE.stream.branches
             branch = branches.pop(id(args[0] if args else kwargs["input"]), None)
-            if branch is not None and branch.stop.layer == norms[name]:
-                branches[id(out)] = _Branch(branch.stop, branch.version, out)
+            if branch is not None and branch.layer == norms[name]:
+                branches[id(out)] = _Branch(branch.layer, branch.source, branch.version, out)
 
         return hook
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from causal_prune.batches import Inputs, call
+from causal_prune.batches import Inputs, call, tensors_in
 from causal_prune.layer_rules import MIXING, BatchNorm
 
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
@@ -25,11 +25,13 @@ class OutputPaths:
         norms: By layer the batch norm that reads its output and is its only reader.
         sums: Layers whose output, through that batch norm if there is one, is added to another tensor of the same
             shape and goes nowhere else; one for every sum, the one that reads most.
+        widest_bytes: Most bytes that the output of a layer takes for one image.
     """
 
     calls: Mapping[str, int]
     norms: Mapping[str, str]
     sums: frozenset[str]
+    widest_bytes: int = 0
 
 
 @dataclass
@@ -41,7 +43,7 @@ class _Seen(TorchDispatchMode):
     alive: list[Any] = field(default_factory=list)  # an address is a name only while its tensor lives
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -73,9 +75,13 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
     calls: Counter[str] = Counter()
     makers: dict[int, str] = {}
     reads: list[tuple[Tensor, Tensor, str]] = []
+    widest = 0
+    images = max(1, len(tensors_in(inputs)[0]))
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        nonlocal widest
         if isinstance(module, MIXING):
+            widest = max(widest, out.numel() * out.element_size() // images)
             calls[names[module]] += 1
             makers[id(out)] = names[module]
         else:
@@ -100,7 +106,7 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
     }
     norms = {layer: norm for layer, norm in norms.items() if calls[layer] == 1}
     ends = {id(out): makers[id(source)] for source, out, _ in reads if makers.get(id(source)) in norms}
-    return OutputPaths(dict(calls), norms, frozenset(_sums(model, seen, {**makers, **ends}, calls)))
+    return OutputPaths(dict(calls), norms, frozenset(_sums(model, seen, {**makers, **ends}, calls)), widest)
 
 
 def _sums(model: nn.Module, seen: _Seen, ends: Mapping[int, str], calls: Mapping[str, int]) -> set[str]:
@@ -108,10 +114,8 @@ def _sums(model: nn.Module, seen: _Seen, ends: Mapping[int, str], calls: Mapping
     found = set()
     for pair in seen.added:
         candidates = [
-            ends[id(t)]
-            for t in pair
-            if id(t) in ends and seen.uses[id(t)] == 1 and calls[ends[id(t)]] == 1
+            ends[id(t)] for t in pair if id(t) in ends and seen.uses[id(t)] == 1 and calls[ends[id(t)]] == 1
         ]
         if candidates and pair[0] is not pair[1]:
-            found.add(max(candidates, key=lambda name: modules[name].weight[0].numel()))  # type: ignore[union-attr,index]
+            found.add(max(candidates, key=lambda name: modules[name].weight[0].numel()))
     return found

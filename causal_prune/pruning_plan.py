@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from causal_prune.allocation import TargetKind, by_curves, equal_shares, share_kept
 from causal_prune.errors import InputError, TargetError

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from causal_prune.allocation import cost
 from causal_prune.channel_removal import remove
 from causal_prune.errors import InputError, TargetError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.measure.cost import count_cost
-from causal_prune.allocation import cost
 from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan, plan_widths
 
 

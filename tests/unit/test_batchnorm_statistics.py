@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from causal_prune.compensation import compensate
+from causal_prune.batchnorm_statistics import reestimate as compensate
 from causal_prune.errors import InputError
 
 
@@ -156,11 +156,7 @@ def test_batches_may_be_pairs_or_mappings_and_labels_are_not_used() -> None:
     assert same(state(compensate(net, net, [({"input": batch},) for batch in uneven()])), plain)
 
 
-def test_method_none_and_networks_without_batch_norm_come_back_unchanged() -> None:
-    net = network()
-    plain = compensate(net, net, [], method="none")
-    assert plain is not net
-    assert same(state(plain), state(net))
+def test_networks_without_batch_norm_come_back_unchanged() -> None:
     bare = nn.Sequential(nn.Conv2d(3, 2, 3), nn.GroupNorm(1, 2))
     assert same(state(compensate(bare, bare, [])), state(bare))
 
@@ -255,11 +251,6 @@ def test_half_precision_is_counted_in_single() -> None:
     repaired = compensate(net, net, batch.split(10))
     torch.testing.assert_close(repaired[0].running_mean, batch.float().mean(dim=(0, 2, 3)))
     torch.testing.assert_close(repaired[0].running_var, batch.float().var(dim=(0, 2, 3)))
-
-
-def test_unknown_method_is_refused() -> None:
-    with pytest.raises(InputError, match="method 'ridge' is unknown: use one of batchnorm, none"):
-        compensate(network(), network(), uneven(), method="ridge")
 
 
 def test_empty_calibration_is_refused() -> None:
