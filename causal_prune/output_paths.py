@@ -40,10 +40,15 @@ class _Seen(TorchDispatchMode):
 
     uses: Counter[int] = field(default_factory=Counter)
     added: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    overwritten: dict[int, int] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)  # an address is a name only while its tensor lives
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+
+    def readers(self, tensor: Tensor) -> int:
+        """How many operations read what a tensor held when it was made."""
+        return self.overwritten.get(id(tensor), self.uses[id(tensor)])
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -54,6 +59,8 @@ class _Seen(TorchDispatchMode):
                 self.uses[id(leaf)] += 1
         if func in ADDITIONS and isinstance(args[1], Tensor) and args[0].shape == args[1].shape:
             self.added.append((args[0], args[1]))
+        if func is ADDITIONS[1]:
+            self.overwritten[id(args[0])] = self.uses[id(args[0])]  # whoever reads it later reads the sum
         self.alive.append((args, kwargs, out))
         return out
 
@@ -102,7 +109,7 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
     norms = {
         makers[id(source)]: name
         for source, _, name in reads
-        if id(source) in makers and seen.uses[id(source)] == 1 and name in tracked
+        if id(source) in makers and seen.readers(source) == 1 and name in tracked
     }
     norms = {layer: norm for layer, norm in norms.items() if calls[layer] == 1}
     ends = {id(out): makers[id(source)] for source, out, _ in reads if makers.get(id(source)) in norms}
@@ -114,7 +121,7 @@ def _sums(model: nn.Module, seen: _Seen, ends: Mapping[int, str], calls: Mapping
     found = set()
     for pair in seen.added:
         candidates = [
-            ends[id(t)] for t in pair if id(t) in ends and seen.uses[id(t)] == 1 and calls[ends[id(t)]] == 1
+            ends[id(t)] for t in pair if id(t) in ends and seen.readers(t) == 1 and calls[ends[id(t)]] == 1
         ]
         if candidates and pair[0] is not pair[1]:
             found.add(max(candidates, key=lambda name: modules[name].weight[0].numel()))
