@@ -11,7 +11,7 @@ READY := .venv/.ready
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(READY)  ## make .venv, or bring it up to date (about two minutes the first time)
@@ -48,6 +48,18 @@ test: lint  ## lint, then the quick tests
 .PHONY: test-slow
 test-slow: $(READY)  ## the slow tests
 	@$(BIN)/python -m pytest -q -m slow
+
+.PHONY: coverage-table
+coverage-table: $(READY)  ## what can be cut: a table over torchvision's networks and the patterns (half an hour)
+	@$(BIN)/python -m tests.benchmarks.coverage
+
+.PHONY: engine-table
+engine-table: $(READY)  ## speed and memory of observe and score, against their limits (five minutes)
+	@$(BIN)/python -m tests.benchmarks.causal_engine
+
+.PHONY: bench-compensation
+bench-compensation: $(READY)  ## accuracy per arm and stage at half the MACs; needs ../shared, takes long
+	@$(BIN)/python -m tests.benchmarks.compensation
 
 .PHONY: goldens
 goldens: $(READY)  ## write the golden reports anew after an intended change; then read the difference

@@ -39,7 +39,7 @@ class ChannelAdapter:
             place = {channel: index for index, channel in enumerate(spec.keep)}
             self.index = torch.tensor([place.get(channel, len(spec.keep)) for channel in range(spec.size)])
         else:
-            self.index = torch.tensor(spec.keep)
+            self.index = torch.tensor(spec.keep, dtype=torch.int64)
 
     def adapt(self, tree: Any) -> Any:
         """Adapt one tensor of nested arguments or results.

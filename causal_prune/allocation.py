@@ -1,14 +1,16 @@
 """How many units of every group stay: equal shares, or by what the elimination curves say a removal costs."""
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from causal_prune.errors import TargetError
-from causal_prune.graph_types import FilterGraph, Group, Layer
+from causal_prune.graph_types import FilterGraph, Group, Layer, Member
 from causal_prune.importance.scores import EliminationCurve
 
 TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
@@ -27,19 +29,26 @@ class NetworkCost:
     Args:
         graph: From `trace`.
         widths: Units that stay, by group.
+        orders: By group the units in the order in which they go, at least those that are gone; None where it is not
+            known yet which units go: every unit then counts alike, also for layers that have channels of some alone.
     """
 
-    def __init__(self, graph: FilterGraph, widths: Mapping[str, int]) -> None:
+    def __init__(
+        self, graph: FilterGraph, widths: Mapping[str, int], orders: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         self.layers = graph.layers
-        self.parts: dict[str, list[tuple[tuple[str, str], float]]] = {}
+        self.lost: dict[str, list[tuple[tuple[str, str], list[float]]]] = {}
+        self.gone = {group.name: 0 for group in graph.prunable}
         self.kept: dict[tuple[str, str], float] = {}
         for group in graph.prunable:
-            parts = self.parts[group.name] = []
-            for member in group.members:
-                layer = graph.layers.get(member.layer)
-                if layer is not None:
-                    extent = layer.filters if member.axis == "out" else layer.inputs
-                    parts.append(((member.layer, member.axis), len(member.positions) / extent / group.size))
+            self.lost[group.name] = [
+                (
+                    (member.layer, member.axis),
+                    _lost(member, group.size, None if orders is None else orders[group.name]),
+                )
+                for member in group.members
+                if member.layer in graph.layers
+            ]
             self.remove(group.name, group.size - widths[group.name])
 
     def remove(self, group: str, units: int) -> None:
@@ -49,8 +58,10 @@ class NetworkCost:
             group: Name of the group.
             units: How many.
         """
-        for key, share in self.parts[group]:
-            self.kept[key] = self.kept.get(key, 1.0) - units * share
+        before = self.gone[group]
+        self.gone[group] = after = before + units
+        for key, lost in self.lost[group]:
+            self.kept[key] = self.kept.get(key, 1.0) - (lost[after] - lost[before])
 
     def of_layer(self, name: str) -> tuple[float, float]:
         """Cost of one layer.
@@ -89,7 +100,7 @@ class NetworkCost:
         Returns:
             Multiply-accumulates and parameters.
         """
-        touched = dict.fromkeys(key[0] for key, _ in self.parts[group])
+        touched = dict.fromkeys(key[0] for key, _ in self.lost[group])
         before = [self.of_layer(name) for name in touched]
         self.remove(group, units)
         after = [self.of_layer(name) for name in touched]
@@ -100,17 +111,27 @@ class NetworkCost:
         )
 
 
-def cost(graph: FilterGraph, widths: Mapping[str, int]) -> tuple[float, float]:
+def cost(
+    graph: FilterGraph, widths: Mapping[str, int], orders: Mapping[str, Sequence[int]] | None = None
+) -> tuple[float, float]:
     """Multiply-accumulates for one image and parameters of a network at given widths.
 
     Args:
         graph: From `trace`.
         widths: Units that stay, by group.
+        orders: As in `NetworkCost`.
 
     Returns:
         Both numbers, of convolutions, linear and normalisation layers.
     """
-    return NetworkCost(graph, widths).total()
+    return NetworkCost(graph, widths, orders).total()
+
+
+def _lost(member: Member, size: int, order: Sequence[int] | None) -> list[float]:
+    """Share of a layer's axis that is gone after so many units of the group went."""
+    held = Counter(member.units)
+    counts = [held[unit] for unit in order] if order is not None else [len(member.units) / size] * size
+    return [0.0, *accumulate(count / member.extent for count in counts)]
 
 
 def _biases(layer: Layer) -> int:
@@ -120,13 +141,19 @@ def _biases(layer: Layer) -> int:
     return layer.params // layer.filters % read * layer.filters if read else 0
 
 
-def share_kept(graph: FilterGraph, kind: TargetKind, widths: Mapping[str, int]) -> float:
+def share_kept(
+    graph: FilterGraph,
+    kind: TargetKind,
+    widths: Mapping[str, int],
+    orders: Mapping[str, Sequence[int]] | None = None,
+) -> float:
     """The share that a target counts.
 
     Args:
         graph: From `trace`.
         kind: Kind of the target.
         widths: Units that stay, by group.
+        orders: As in `NetworkCost`.
 
     Returns:
         The share that stays; for "remove_filters" the share of all units that goes.
@@ -134,7 +161,7 @@ def share_kept(graph: FilterGraph, kind: TargetKind, widths: Mapping[str, int]) 
     if kind == "remove_filters":
         total = sum(group.size for group in graph.prunable)
         return 1 - sum(widths[group.name] for group in graph.prunable) / total
-    dense, left = cost(graph, {g.name: g.size for g in graph.prunable}), cost(graph, widths)
+    dense, left = cost(graph, {g.name: g.size for g in graph.prunable}), cost(graph, widths, orders)
     return left[kind == "keep_params"] / dense[kind == "keep_params"]
 
 
@@ -200,6 +227,7 @@ def _fill(
     widths: dict[str, int],
     block: int,
     price: Callable[[str, int], float],
+    orders: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, int]:
     """Give back steps, to groups of the least price first, in smaller and smaller steps while the target is missed."""
     groups = {group.name: group for group in graph.prunable}
@@ -208,11 +236,11 @@ def _fill(
         while open_groups:
             name = min(open_groups, key=lambda key: (price(key, widths[key]), key))
             wider = widths | {name: widths[name] + _step(groups[name], block)}
-            if wider[name] <= groups[name].size and share_kept(graph, kind, wider) <= requested:
+            if wider[name] <= groups[name].size and share_kept(graph, kind, wider, orders) <= requested:
                 widths = wider
             else:
                 del open_groups[name]
-        if block == 1 or share_kept(graph, kind, widths) >= requested * (1 - CLOSE):
+        if block == 1 or share_kept(graph, kind, widths, orders) >= requested * (1 - CLOSE):
             return widths
         block //= 2
 
@@ -264,7 +292,7 @@ def by_curves(
         gone = len(curve) - 1 - width
         return -float(curve[gone] - curve[max(gone - 1, 0)])
 
-    return _fill(graph, kind, requested, widths, block, price)
+    return _fill(graph, kind, requested, widths, block, price, _orders(curves))
 
 
 def _greedy(
@@ -277,7 +305,7 @@ def _greedy(
 ) -> dict[str, int] | None:
     groups = {group.name: group for group in graph.prunable}
     widths = {name: group.size for name, group in groups.items()}
-    network = NetworkCost(graph, widths)
+    network = NetworkCost(graph, widths, _orders(curves))
     which = int(kind == "keep_params")
     whole = float(sum(widths.values())) if kind == "remove_filters" else network.total()[which]
     left = whole
@@ -312,6 +340,10 @@ def _greedy(
         if again is not None:
             heapq.heappush(heap, (again[0], name))
     return widths
+
+
+def _orders(curves: Mapping[str, EliminationCurve]) -> dict[str, list[int]]:
+    return {name: curve.order.tolist() for name, curve in curves.items()}
 
 
 def _hull_slope(unexplained: Tensor, gone: int, most: int, first: int) -> float:

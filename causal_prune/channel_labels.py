@@ -169,11 +169,13 @@ class Labels:
             None where every element is FIXED.
         parents: Layers whose outputs reach the tensor without passing another layer.
         region: The stretch of the network that the tensor lives in; None where it has no channels.
+        data: Whether its values depend on the network's input.
     """
 
     ids: Tensor | None = None
     parents: frozenset[str] = field(default_factory=frozenset)
     region: int | None = None
+    data: bool = False
 
 
 def canonical(ids: Tensor) -> Tensor | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -99,7 +100,10 @@ def load(folder: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
         raise InputError(f"{folder}: there is no model.safetensors; give the folder of a bundle")
     network = factory()
     plan = PruningPlan.load(folder / "plan.json")
-    state = load_file(weights)
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise InputError(f"{weights}: is no readable safetensors file ({error})") from error
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     zeroed = all(name in state and state[name].shape == shape for name, shape in shapes.items())
     smaller = copied(network) if zeroed else remove(network, plan)

@@ -63,6 +63,7 @@ class ChannelTracer(TorchDispatchMode):
         self.parameters: dict[str, Labels] = {}
         self.crossings: list[Crossing] = []
         self.stack: list[str] = []
+        self.branching: set[str] = set()
         self.inside_layer = 0
         self._cautious = cautious
         self._names = names
@@ -169,7 +170,17 @@ class ChannelTracer(TorchDispatchMode):
             operation = Operation(self, func, args, kwargs, out)
             rigid = self._rule_of(func)(operation)
             self._join_regions(operation, rigid=bool(rigid) or self._cautious)
+            self._carry_data(operation)
         return out
+
+    def _carry_data(self, operation: "Operation") -> None:
+        """What is computed from the network's input depends on it; a number read from it may steer the code."""
+        if not any(self.labels(tensor).data for tensor in operation.inputs):
+            return
+        if operation.name == "local_scalar_dense" and self.stack:
+            self.branching.add(self.stack[-1])
+        for tensor in tensors(operation.out):
+            self.note(tensor, replace(self.labels(tensor), data=True))
 
     def _join_regions(self, operation: "Operation", *, rigid: bool) -> None:
         """What goes into a function and what comes out of it has one form."""

@@ -317,7 +317,7 @@ def _no_interrupt_lost() -> Iterator[None]:
     """Repeat a Ctrl-C that hit a finaliser: Python can but report it, and the command would go on."""
     before = sys.unraisablehook
 
-    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             before(unraisable)
             return

@@ -16,7 +16,7 @@ from causal_prune.batches import (
     tensors_in,
     train_without_statistics,
 )
-from causal_prune.channel_labels import FIXED
+from causal_prune.channel_labels import FIXED, Labels
 from causal_prune.channel_tracer import ChannelTracer, Crossing, tensor_names
 from causal_prune.errors import InputError
 from causal_prune.graph_types import Adapter, FilterGraph, Form, Group, Layer, Member, Role
@@ -66,7 +66,7 @@ def trace(
     unknown = [name for name in freeze if name not in names]
     if unknown:
         raise InputError(f"--freeze: there is no module {unknown[0]!r} in the model")
-    _refuse(model)
+    _refuse(model, example_input)
     plain = copied(model).eval()
     inputs = moved(example_input, device_of(plain))
     graph = _traced(plain, inputs, tuple(freeze), cautious=False)
@@ -83,7 +83,7 @@ def trace(
     return graph
 
 
-def _refuse(model: nn.Module) -> None:
+def _refuse(model: nn.Module, inputs: Inputs) -> None:
     """Name what cannot be traced instead of failing somewhere inside."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
@@ -91,6 +91,8 @@ def _refuse(model: nn.Module) -> None:
         )
     if hasattr(model, "_orig_mod"):
         raise InputError("the model is compiled (torch.compile): pass the module inside, model._orig_mod")
+    if any(tensor.is_meta for tensor in tensors_in(inputs)):
+        raise InputError("the example input has no values (it is on the meta device): give one with numbers")
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         if parameter.is_meta:
             raise InputError(
@@ -106,6 +108,7 @@ def _traced(model: nn.Module, inputs: Inputs, freeze: tuple[str, ...], *, cautio
     if record.unreached:
         _run_as_in_training(copy, inputs, tracer, record)
     _tie_shared_weights(tracer, record)
+    _freeze_branches(tracer)
     for name, layer in record.layers.items():
         if any(name == frozen or name.startswith(f"{frozen}.") for frozen in freeze):
             tracer.sets.freeze(layer.out_labels, "frozen by the caller")
@@ -123,6 +126,8 @@ def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceR
             labelling(tracer, model, record),
             tracer,
         ):
+            for tensor in tensors_in(inputs):
+                tracer.note(tensor, Labels(data=True))
             outputs = call(model, inputs)
             for tensor in tensors_in(outputs):
                 tracer.freeze(tracer.labels(tensor).ids, OUTPUT)
@@ -143,6 +148,15 @@ def _run_as_in_training(model: nn.Module, inputs: Inputs, tracer: ChannelTracer,
     record.trains_more = True
 
 
+def _freeze_branches(tracer: ChannelTracer) -> None:
+    """Code that asks for values may do anything at the next image: what it handles keeps all channels."""
+    for crossing in tracer.crossings:
+        owners = {crossing.module, crossing.module.rpartition(".")[0]} if crossing.module else {""}
+        for owner in owners & tracer.branching:
+            place = f" in {owner}" if owner else ""
+            tracer.sets.freeze(crossing.labels, f"a branch or a number depends on the images{place}")
+
+
 def _tie_shared_weights(tracer: ChannelTracer, record: TraceRecord) -> None:
     """Layers that share one weight are cut alike."""
     owners: dict[int, str] = {}
@@ -160,11 +174,16 @@ def _tie_shared_weights(tracer: ChannelTracer, record: TraceRecord) -> None:
                 if layer is not None:
                     tracer.sets.freeze((*layer.out_labels, *layer.in_labels), reason)
             continue
-        for a, b in (
-            *zip(known.out_labels, other.out_labels, strict=True),
-            *zip(known.in_labels, other.in_labels, strict=True),
+        pairs = [(known.out_labels, other.out_labels), (known.in_labels, other.in_labels)]
+        if bool(getattr(module, "transposed", False)) != bool(
+            getattr(record.modules[first], "transposed", False)
         ):
-            tracer.sets.unite(a, b, reason)
+            pairs = [(known.out_labels, other.in_labels), (known.in_labels, other.out_labels)]
+        for left, right in pairs:
+            if len(left) != len(right):  # the shared weight stands for different axes: grouped against dense
+                tracer.sets.freeze((*left, *right), reason)
+            for a, b in zip(left, right, strict=False):
+                tracer.sets.unite(a, b, reason)
 
 
 def _join_calls(tracer: ChannelTracer) -> None:
@@ -283,7 +302,7 @@ def _frozen_layers(tracer: ChannelTracer, record: TraceRecord) -> dict[str, str]
         if not isinstance(module, MIXING):
             continue
         if name not in record.layers:
-            frozen[name] = "not reached by the example input"
+            frozen[name] = record.opaque.get(name, "not reached by the example input")
             continue
         labels = record.layers[name].out_labels
         reasons = [why for why in map(tracer.sets.reason, labels) if why is not None]
@@ -355,7 +374,7 @@ def _members(
     for name, dim in dims.items():
         ids = tracer.parameters[name].ids
         if dim is not None and isinstance(ids, Tensor):
-            labels = ids.movedim(dim, 0).flatten(1)[:, 0].tolist()
+            labels = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0].tolist()
             positions, of_units = owned(labels)
             if positions:
                 yield Member(name, "passenger", "out", dim, len(labels), positions, of_units)

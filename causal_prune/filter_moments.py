@@ -14,15 +14,24 @@ from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, 
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.free_memory import default_memory
-from causal_prune.moments import Gathering, Moments, merge, moments_of
+from causal_prune.moments import Moments, merge, moments_of
 from causal_prune.norm_moments import FeatureMoments, NormFamilies
 from causal_prune.patches import flat_weight, rows_read
 from causal_prune.progress import track
-from causal_prune.reading import Reading, ReadMoments, readings
+from causal_prune.reading import Reading, ReadMoments, readings, undetermined
 from causal_prune.scale_out import add_up, fail_together, gather_all, processes, smallest
 from causal_prune.state_flow import State, StateFlow
 
-__all__ = ["FeatureMoments", "FilterMoments", "Moments", "ReadMoments", "State", "merge", "moments_of", "observe"]
+__all__ = [
+    "FeatureMoments",
+    "FilterMoments",
+    "Moments",
+    "ReadMoments",
+    "State",
+    "merge",
+    "moments_of",
+    "observe",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class FilterMoments:
         reads: By consumer of a prunable group: joint moments of all that it reads.
         states: By consumer of a prunable group: the state that its output becomes part of.
         weights: By convolution or linear layer: its weight as (filters, inputs per group, kernel elements).
-        notes: What was simplified to stay within memory, in a user's words.
+        notes: What was simplified to stay within memory and what the images do not determine, in a user's words.
     """
 
     images: int
@@ -72,7 +81,9 @@ def observe(
         positions of an image; memory for one matrix of patch by patch per consumer, whatever the number of images.
     """
     if max_memory is not None and max_memory <= 0:
-        raise InputError(f"max_memory: {max_memory} bytes hold nothing; give more, or None for half of what is free")
+        raise InputError(
+            f"max_memory: {max_memory} bytes hold nothing; give more, or None for half of what is free"
+        )
     limit = smallest(max_memory if max_memory is not None else default_memory(device_of(model)))
     collector = _Collector(model, graph, limit)
     for note in collector.notes:
@@ -146,7 +157,9 @@ class _Collector:
         with _disable_current_modes():
             squares = _squares(out.detach(), channel)
             if not bool(squares.isfinite().all()):
-                raise InputError(f"calibration: the output of {name} is NaN or infinite in batch {self.batch}")
+                raise InputError(
+                    f"calibration: the output of {name} is NaN or infinite in batch {self.batch}"
+                )
             if self.graph.layers[name].kind == "conv":
                 self.norms.see(name, squares)
             if name in self.reads:
@@ -165,13 +178,14 @@ class _Collector:
         for reading in self.reads.values():
             for gathering in reading.gatherings:
                 gather_all(gathering)
+        reads = {name: reading.result() for name, reading in self.reads.items() if reading.seen}
         return FilterMoments(
             images,
             self.norms.result(),
-            {name: reading.result() for name, reading in self.reads.items() if reading.seen},
+            reads,
             self.flow.result(),
             {name: flat_weight(self.modules[name]) for name in self.mixing},
-            self.notes,
+            (*self.notes, *undetermined(reads)),
         )
 
 
@@ -182,7 +196,10 @@ def _size(batch: Any) -> int:
 def _squares(out: Tensor, channel: int) -> Tensor:
     """Sum of squares of every filter of every image, shape (N, filters), float64."""
     values = out.unsqueeze(0) if channel == 0 else out
-    values = values if values.element_size() >= 4 else values.float()
-    flat = values.flatten(2) if max(channel, 1) == 1 and values.dim() > 2 else values.reshape(-1, out.shape[-1], 1)
-    norms = flat.norm(dim=2).cpu().double()
-    return norms.square() if bool(norms.isfinite().all()) else flat.cpu().double().norm(dim=2).square()
+    spatial = (
+        values.flatten(2)
+        if max(channel, 1) == 1 and values.dim() > 2
+        else values.reshape(-1, values.shape[-1], 1)
+    )
+    exact = spatial.to("cpu" if values.device.type == "mps" else values.device, torch.float64)
+    return torch.einsum("nfp,nfp->nf", exact, exact).cpu()

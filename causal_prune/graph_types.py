@@ -1,6 +1,6 @@
 """What a filter graph is made of."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -74,6 +74,30 @@ class Group:
             The members in order of execution.
         """
         return tuple(member for member in self.members if member.role == role)
+
+    def first(self, width: int, order: Sequence[int]) -> tuple[int, ...]:
+        """The first units of an order, such that no layer is left without a channel of the group.
+
+        Args:
+            width: How many units.
+            order: All units, those to keep first.
+
+        Returns:
+            Ascending units; a later one replaces an earlier one where a layer that has channels of a few units alone
+            would lose them all, and there are more than `width` where nothing less serves all layers.
+        """
+        rank = {unit: place for place, unit in enumerate(order)}
+        chosen = set(order[:width])
+        needs = {frozenset(member.units) for member in self.members}
+        for units in sorted((u for u in needs if len(u) < self.size), key=lambda u: (len(u), min(u))):
+            if not units & chosen:
+                chosen.add(min(units, key=rank.__getitem__))
+        for unit in sorted(chosen, key=rank.__getitem__, reverse=True):
+            if len(chosen) <= width:
+                break
+            if all(units & (chosen - {unit}) for units in needs):
+                chosen.remove(unit)
+        return tuple(sorted(chosen))
 
 
 @dataclass(frozen=True)

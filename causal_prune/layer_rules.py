@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.hooks import RemovableHandle
 
 from causal_prune.channel_labels import FIXED, Labels, compact, varying_dims
 from causal_prune.channel_tracer import ChannelTracer, Operation, tensors
@@ -63,6 +67,7 @@ class TraceRecord:
         modules: The network's modules by name.
         layers: Records by layer name, in order of execution.
         cut_regions: Regions whose tensors a layer reads or writes cut, with the labels that it reads or writes.
+        opaque: Why a layer that ran is not understood, by name.
         counting: Whether multiply-accumulates and parents are taken down.
         trains_more: Whether the network was run as in training as well.
     """
@@ -70,6 +75,7 @@ class TraceRecord:
     modules: Mapping[str, nn.Module]
     layers: dict[str, LayerRecord] = field(default_factory=dict)
     cut_regions: list[tuple[int, list[int]]] = field(default_factory=list)
+    opaque: dict[str, str] = field(default_factory=dict)
     counting: bool = True
     trains_more: bool = False
 
@@ -77,7 +83,8 @@ class TraceRecord:
     def unreached(self) -> list[str]:
         """Layers that have not run."""
         known = (*MIXING, *CARRYING)
-        return [n for n, module in self.modules.items() if isinstance(module, known) and n not in self.layers]
+        met = self.layers.keys() | self.opaque.keys()
+        return [n for n, module in self.modules.items() if isinstance(module, known) and n not in met]
 
 
 def computes_what_its_type_says(module: nn.Module) -> bool:
@@ -92,6 +99,18 @@ def computes_what_its_type_says(module: nn.Module) -> bool:
     return any(
         isinstance(module, known) and type(module).forward is known.forward for known in (*MIXING, *CARRYING)
     )
+
+
+def computes_its_weight(module: nn.Module) -> bool:
+    """Whether hooks compute a module's weight before it runs: weight norm and spectral norm of the old style.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        False also where parametrizations compute the weight.
+    """
+    return any(isinstance(hook, WeightNorm | SpectralNorm) for hook in module._forward_pre_hooks.values())
 
 
 @contextmanager
@@ -116,46 +135,55 @@ def labelling(tracer: ChannelTracer, model: nn.Module, record: TraceRecord) -> I
         for leaf, tensor in leaves:
             tracer.cross("in", name, leaf, tensor)
 
-    def leave(module: nn.Module, name: str, source: Tensor | None, out: Any) -> None:
+    def ran(module: nn.Module, name: str, source: Tensor | None, out: Any) -> None:
         if computes_what_its_type_says(module):
             tracer.inside_layer -= 1
             if source is not None:
                 record_layer(tracer, record, name, module, source, out)
+
+    def leave(name: str, out: Any) -> None:
+        arguments = outside.pop()
+        data = any(known.data for _, known in arguments)
         results = [(leaf, tensor, tracer.labels(tensor)) for leaf, tensor in _tensor_leaves(out)]
-        for tensor, known in outside.pop():
+        for tensor, known in arguments:
             tracer.note(tensor, known)
         for leaf, tensor, known in results:
-            tracer.note(tensor, known)
+            tracer.note(tensor, replace(known, data=known.data or data))
             tracer.cross("out", name, leaf, tensor)
         tracer.stack.pop()
 
-    with _hooks(model, enter, leave):
+    with _hooks(model, enter, ran, leave):
         yield
 
 
 @contextmanager
-def _hooks(model: nn.Module, enter: Any, leave: Any) -> Iterator[None]:
+def _hooks(model: nn.Module, enter: Any, ran: Any, leave: Any) -> Iterator[None]:
+    """Hooks directly around what the modules compute (`enter`, `ran`), and behind hooks of the user's (`leave`)."""
+
     def before(module: nn.Module, args: Any, kwargs: Any, *, name: str) -> None:
         with _disable_current_modes():
             enter(module, name, (args, kwargs))
 
-    def after(module: nn.Module, args: Any, kwargs: Any, out: Any, *, name: str) -> None:
+    def between(module: nn.Module, args: Any, kwargs: Any, out: Any, *, name: str) -> None:
         found = tensors((args, kwargs))
         with _disable_current_modes():
-            leave(module, name, found[0] if found else None, out)
+            ran(module, name, found[0] if found else None, out)
 
-    handles = []
+    def after(module: nn.Module, args: Any, out: Any, *, name: str) -> None:
+        with _disable_current_modes():
+            leave(name, out)
+
+    handles: list[RemovableHandle] = []
     try:
         for name, module in model.named_modules():
-            handles.append(
+            if "parametrizations" in name.split("."):
+                continue  # makes a weight of a layer
+            handles += (
                 module.register_forward_pre_hook(
-                    lambda m, a, k, name=name: before(m, a, k, name=name), prepend=True, with_kwargs=True
-                )
-            )
-            handles.append(
-                module.register_forward_hook(
-                    lambda m, a, k, out, name=name: after(m, a, k, out, name=name), with_kwargs=True
-                )
+                    partial(before, name=name), prepend=computes_its_weight(module), with_kwargs=True
+                ),
+                module.register_forward_hook(partial(between, name=name), prepend=True, with_kwargs=True),
+                module.register_forward_hook(partial(after, name=name)),
             )
         yield
     finally:
@@ -176,7 +204,8 @@ def record_operation(op: Operation, record: TraceRecord) -> bool:
         record: Filled.
 
     Returns:
-        Whether the running module is a known kind of layer and the operation uses its own weight.
+        Whether the running module is a known kind of layer. Where the operation uses another weight than the module's
+        own, what it reads is frozen.
     """
     name = op.tracer.stack[-1] if op.tracer.stack else ""
     module = record.modules.get(name)
@@ -184,7 +213,12 @@ def record_operation(op: Operation, record: TraceRecord) -> bool:
         return False
     weight = getattr(module, "weight", None)
     if weight is None or not any(tensor is weight for tensor in op.inputs):
-        return False
+        record.opaque[name] = "computes with a weight of its own making"
+        for tensor in op.inputs:
+            op.freeze(op.tracer.labels(tensor).ids, "read by a layer that makes its own weight")
+        for tensor in tensors(op.out):
+            op.tracer.note(tensor, Labels(None, frozenset((name,))))
+        return True
     record_layer(op.tracer, record, name, module, op.args[0], tensors(op.out)[0])
     for extra in tensors(op.out)[1:]:
         op.tracer.note(extra, Labels())
@@ -273,7 +307,8 @@ def _record_mixing(
 def _channels(tracer: ChannelTracer, ids: Tensor, channel: int) -> list[int]:
     """Labels along the channel dimension; what shares a channel, for example after a pixel shuffle, is united."""
     along = ids.movedim(channel, 0)
-    rows = compact(along).flatten(1).expand(along.shape[0], -1)
+    rows = compact(along)
+    rows = rows.reshape(rows.shape[0], -1).expand(along.shape[0], -1)
     if set(varying_dims(ids)) - {channel}:
         for row in rows.tolist():
             for other in set(row[1:]) - {row[0]}:

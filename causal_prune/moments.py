@@ -37,9 +37,7 @@ class Moments:
         Returns:
             The moments of these columns in this order.
         """
-        return Moments(
-            self.count, self.mean[..., columns], self.scatter[..., columns, :][..., columns]
-        )
+        return Moments(self.count, self.mean[..., columns], self.scatter[..., columns, :][..., columns])
 
 
 def moments_of(rows: Tensor) -> Moments:
@@ -95,15 +93,11 @@ class Gathering:
         self.mean = torch.zeros(blocks, parts, size, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(blocks, size, size, dtype=torch.float64, device=device)
 
-    def add(self, rows: Tensor) -> Tensor:
+    def add(self, rows: Tensor) -> None:
         """Merge a batch of rows.
 
         Args:
             rows: Shape (blocks, n, parts, size), float64, on the device; centred in place.
-
-        Returns:
-            What the merge adds beside the rows' own scatter: sqrt(n_a n_b / n) times the difference of the means,
-            shape (blocks, parts, size).
         """
         n = rows.shape[1]
         mean = rows.mean(dim=1)
@@ -115,7 +109,6 @@ class Gathering:
         self.count = total
         self._multiply(rows.flatten(1, 2))
         self._multiply(between)
-        return between
 
     def shift_to(self, mean: Tensor) -> None:
         """Let the scatter be that about another point than the mean.

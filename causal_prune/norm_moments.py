@@ -68,10 +68,11 @@ class NormFamilies:
                 self.bytes += size
         lost = [child for child in self._sets if self._family(child) is None]
         if lost:
-            self.notes = (
+            note = (
                 f"the documented score is not available for {', '.join(lost)}: the joint moments of their parents "
-                f"do not fit into {limit / 1e6:.0f} MB of memory",
+                f"do not fit into {limit / 1e6:.0f} MB of memory"
             )
+            self.notes = (note,)
         self._gathered = [
             Gathering(1, 1, self._width(family), torch.device("cpu")) for family in self._families
         ]
@@ -99,7 +100,8 @@ class NormFamilies:
             images = known[0].shape[0] if known else 0
             if images:
                 columns = [
-                    self._squares.get(name, known[0].new_zeros(images, self._filters[name])) for name in family
+                    self._squares.get(name, known[0].new_zeros(images, self._filters[name]))
+                    for name in family
                 ]
                 gathering.add(torch.cat(columns, dim=1).sqrt()[None, :, None])
         self._squares.clear()

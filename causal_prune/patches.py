@@ -124,7 +124,9 @@ def _pixels(module: Any, shape: tuple[int, ...], extent: tuple[int, ...], patch:
     rank = len(extent)
     margins = _margins(module, extent, shape)
     stride = (1,) * rank if module.transposed else module.stride
-    spread = [(n - 1) * s + 1 for n, s in zip(shape, module.stride, strict=True)] if module.transposed else shape
+    spread = (
+        [(n - 1) * s + 1 for n, s in zip(shape, module.stride, strict=True)] if module.transposed else shape
+    )
     sizes = [n + margins[2 * (rank - 1 - k)] + margins[2 * (rank - 1 - k) + 1] for k, n in enumerate(spread)]
     taps = torch.tensor(list(product(*map(range, module.kernel_size)))).reshape(-1, rank)
     if module.transposed:

@@ -218,8 +218,12 @@ def plan_widths(
     kept: dict[str, tuple[int, ...]] = {}
     for group in graph.prunable:
         _check_scores(group, scores)
-        kept[group.name] = tuple(sorted(_best_first(group, scores)[: widths[group.name]].tolist()))
-    achieved = share_kept(graph, kind, {name: len(units) for name, units in kept.items()})
+        kept[group.name] = group.first(widths[group.name], _best_first(group, scores).tolist())
+    orders = {
+        group.name: [u for u in range(group.size) if u not in set(kept[group.name])]
+        for group in graph.prunable
+    }
+    achieved = share_kept(graph, kind, {name: len(units) for name, units in kept.items()}, orders)
     return PruningPlan(Target(kind, requested, achieved), kept, cuts_of(graph, kept))
 
 

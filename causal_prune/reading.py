@@ -1,6 +1,6 @@
 """Joint moments of what a layer reads: whole patches, or channels where patches would not fit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from math import gcd, prod
@@ -43,7 +43,7 @@ class ReadMoments:
         Returns:
             The group and the inputs within it.
         """
-        groups, inputs = self.covariance.shape[:2]
+        inputs = self.covariance.shape[1]
         if self.shape is not None:
             channel = position if elements > 1 else position // len(self.shape)
             return channel // inputs, [channel % inputs]
@@ -66,7 +66,7 @@ class ReadMoments:
             return weight.reshape(groups, -1, inputs)
         values, vectors = torch.linalg.eigh(self.shape)
         root = vectors * values.clamp_min(0).sqrt()
-        mixed = weight.reshape(len(weight), inputs, -1) @ root
+        mixed: Tensor = weight.reshape(len(weight), inputs, -1) @ root
         return mixed.transpose(1, 2).reshape(groups, -1, inputs)
 
 
@@ -189,7 +189,9 @@ def readings(
             f"the moments take {sum(map(needed, names)) / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB "
             "that max_memory leaves for them, though all layers that can be are read as channels"
         )
-    made = {name: Reading(*(sizes[name] if whole[name] else reduced(name)), whole[name], device) for name in names}
+    made = {
+        name: Reading(*(sizes[name] if whole[name] else reduced(name)), whole[name], device) for name in names
+    }
     return made, tuple(notes)
 
 
@@ -213,15 +215,18 @@ def _shortest_run(graph: FilterGraph, name: str) -> int:
     return max(run, 1)
 
 
-def few_rows(reads: Mapping[str, ReadMoments]) -> Iterable[tuple[str, int, int]]:
-    """Layers of which fewer patches were seen than they have inputs.
+def undetermined(reads: Mapping[str, ReadMoments]) -> tuple[str, ...]:
+    """Notes on layers of which no more patches were seen than they have inputs.
 
     Args:
         reads: Moments by layer.
 
-    Yields:
-        Name, patches seen, inputs.
+    Returns:
+        One sentence per layer, with both numbers.
     """
-    for name, read in reads.items():
-        if read.rows <= read.covariance.shape[1]:
-            yield name, read.rows, read.covariance.shape[1]
+    return tuple(
+        f"{read.rows} patches cannot determine how the {read.covariance.shape[1]} inputs of {name} reproduce each "
+        "other: give more images"
+        for name, read in reads.items()
+        if read.rows <= read.covariance.shape[1]
+    )

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrizations import _WeightNorm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 
@@ -33,7 +34,8 @@ def plain_weight(module: nn.Module) -> Iterator[None]:
                 warnings.simplefilter(
                     "ignore", FutureWarning
                 )  # the network uses the old style, so it keeps it
-                WeightNorm.apply(module, name, dim)
+                with torch.no_grad():  # a weight that hangs on a graph could not be copied
+                    WeightNorm.apply(module, name, dim)
         else:
             parametrizations.weight_norm(module, name, dim)
 
@@ -58,6 +60,9 @@ def take_off(module: nn.Module) -> list[tuple[bool, str, int]]:
 def _take_off_parametrizations(module: nn.Module) -> Iterator[tuple[bool, str, int]]:
     if not parametrize.is_parametrized(module):
         return
+    kind = type(module)
+    # torch deletes the weight from the class, which a copy shares with its original
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
     chains = dict(cast(nn.ModuleDict, module.parametrizations).items())
     for name, chain in chains.items():
         parts = list(cast(nn.ModuleList, chain))
@@ -73,3 +78,12 @@ def _take_off_hooks(module: nn.Module) -> Iterator[tuple[bool, str, int]]:
             yield True, hook.name, hook.dim
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
+            _forget_state_dict_hook(module)
+
+
+def _forget_state_dict_hook(module: nn.Module) -> None:
+    # torch leaves it behind, and it would look for the vectors that are gone
+    hooks = module._load_state_dict_pre_hooks
+    for key, wrapped in list(hooks.items()):
+        if isinstance(getattr(wrapped, "hook", None), SpectralNormLoadStateDictPreHook):
+            del hooks[key]

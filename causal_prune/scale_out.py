@@ -28,7 +28,11 @@ def add_up(tensor: Tensor) -> Tensor:
     """
     if processes() == 1:
         return tensor
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    device = (
+        torch.device("cuda", torch.cuda.current_device())
+        if dist.get_backend() == "nccl"
+        else torch.device("cpu")
+    )
     moved = tensor.to(device)
     dist.all_reduce(moved)
     return moved.to(tensor.device)
@@ -65,7 +69,9 @@ def fail_together(error: Exception | None) -> None:
     if error is not None:
         raise error
     if failed:
-        raise CausalPruneError(f"{failed:.0f} of {processes()} processes failed while they observed their images: see theirs")
+        raise CausalPruneError(
+            f"{failed:.0f} of {processes()} processes failed while they observed their images: see theirs"
+        )
 
 
 def gather_all(gathering: Gathering) -> None:

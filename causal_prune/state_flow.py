@@ -1,4 +1,4 @@
-"""Which state the output of a layer becomes part of, what scales it on the way there, and how much that state varies."""
+"""Which state the output of a layer becomes part of, what scales it on the way, and how much the state varies."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ class State:
 
     Attributes:
         gain: By how much each filter's output is multiplied on the way there, shape (filters,), float64.
-        variance: Total variance of the state over images and positions, summed over its channels.
+        variance: Variance of each channel of the state over images and positions, shape (filters,), float64.
     """
 
     gain: Tensor
-    variance: float
+    variance: Tensor
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class StateFlow(TorchDispatchMode):
             States by layer.
         """
         return {
-            name: State(self.gains[name], float(moments.covariance.sum()))
+            name: State(self.gains[name], moments.covariance[:, 0, 0].cpu())
             for name, moments in ((name, each.result()) for name, each in self.gathered.items())
             if name in self.gains
         }
@@ -194,7 +194,9 @@ def _moved(name: str, args: Sequence[Any], flow: _Flow) -> _Flow:
 
 
 def _normalised(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], flow: _Flow) -> _Flow | None:
-    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
+    given = {
+        argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)
+    } | dict(kwargs)
     weight, variance = given.get("weight"), given.get("running_var")
     if given.get("training") or variance is None or flow.dim != 1:
         return None

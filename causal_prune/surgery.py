@@ -9,7 +9,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from causal_prune.adapters import attach
-from causal_prune.batches import copied
+from causal_prune.batches import copied, modes_kept
 from causal_prune.errors import InputError
 from causal_prune.graph_types import Adapter, FilterGraph
 from causal_prune.layer_rules import MIXING, BatchNorm, Convolution, InstanceNorm
@@ -238,6 +238,18 @@ def silencing_masks(
         InputError: If a layer is missing or has another width than the cuts say.
     """
     modules = dict(model.named_modules())
+    with modes_kept(model):
+        model.eval()  # spectral norm moves its vectors when it is read in training
+        return _masks(model, modules, cuts, where)
+
+
+def _masks(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    cuts: Cuts,
+    where: Literal["filters", "consumers"],
+) -> dict[str, Tensor]:
+    first_names = {id(parameter): name for name, parameter in model.named_parameters()}  # of tied ones
     masks: dict[str, Tensor] = {}
     for name, cut in cuts.layers.items():
         check_width(modules, name, cut)
@@ -252,7 +264,9 @@ def silencing_masks(
         for label in ("weight", "bias") if where == "filters" else ("weight",):
             parameter = getattr(module, label)
             if parameter is not None:
-                masks[f"{name}.{label}"] = _mask(module, parameter, label, kept, where, cut)
+                known_as = first_names.get(id(parameter), f"{name}.{label}")
+                mask = _mask(module, parameter, label, kept, where, cut)
+                masks[known_as] = masks[known_as] * mask if known_as in masks else mask
     return masks
 
 

@@ -78,8 +78,8 @@ def _trial(
     for share in (0.0, 0.5):
         kept = {group.name: tuple(range(group.size)) for group in graph.prunable}
         for group in groups:
-            gone = torch.randperm(group.size)[: min(max(1, int(group.size * share)), group.size - 1)].tolist()
-            kept[group.name] = tuple(unit for unit in range(group.size) if unit not in set(gone))
+            left = max(group.size - max(1, int(group.size * share)), 1)
+            kept[group.name] = group.first(left, torch.randperm(group.size).tolist())
         wrong = difference(model, cuts_of(graph, kept), examples, as_in_training=graph.trains_more)
         if wrong is not None:
             return wrong

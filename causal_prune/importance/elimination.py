@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALLEST_PIVOT = 1e-9
+SMALLEST_PIVOT = 1e-6
 """Where a correlation matrix has a smaller pivot than this, as much is added to its diagonal."""
 AT_ONCE = 256
 """Of more units than this, several go in one step: one for every 256 that are left."""
@@ -39,7 +39,9 @@ def direct_effects(equations: Equations) -> Tensor:
         One share of the state's variance per unit, shape (units,).
     """
     system = _System(equations, inverted=False)
-    return (system.weights_of_units().mT * (system.diagonal @ system.weights_of_units().mT)).sum(dim=(0, 2, 3))
+    return (system.weights_of_units().mT * (system.diagonal @ system.weights_of_units().mT)).sum(
+        dim=(0, 2, 3)
+    )
 
 
 def unique_effects(equations: Equations) -> Tensor:
@@ -69,7 +71,7 @@ def eliminate(consumers: Sequence[Equations], units: int) -> tuple[Tensor, Tenso
     as one. Effects and residuals are added over the consumers.
 
     S is scaled to a correlation matrix first, so that the scale of an input plays no part. Where its smallest Cholesky
-    pivot is below 1e-9 (constant, duplicated or linearly dependent inputs), 1e-9 is added to its diagonal.
+    pivot is below 1e-6 (constant, duplicated or linearly dependent inputs), 1e-6 is added to its diagonal.
 
     Args:
         consumers: The equations of every layer that reads the units.
@@ -115,13 +117,18 @@ class _System:
         if inverted:
             self.matrix = _inverse(self.matrix)
         alive = torch.cat((variance.clamp_min(0).sqrt(), variance.new_zeros(blocks, 1)), dim=1)
-        padded = torch.cat((equations.weight, equations.weight.new_zeros(blocks, outputs, 1)), dim=2) * alive[:, None]
+        padded = (
+            torch.cat((equations.weight, equations.weight.new_zeros(blocks, outputs, 1)), dim=2)
+            * alive[:, None]
+        )
         missing = owned == inputs
         safe = owned.clamp_max(inputs - 1)
         block = torch.arange(blocks)[:, None]
         self.weight = torch.gather(padded, 2, owned[:, None].expand(-1, outputs, -1))
         self.matrix = self.matrix[block[:, :, None], safe[:, :, None], safe[:, None, :]]
-        self.matrix[missing[:, :, None] | missing[:, None, :]] = 0  # an input that a unit lacks stands for itself
+        self.matrix[missing[:, :, None] | missing[:, None, :]] = (
+            0  # an input that a unit lacks stands for itself
+        )
         self.matrix.diagonal(dim1=1, dim2=2)[missing] = 1
         side = self.units * self.width
         self.factor = self.matrix.new_zeros(blocks, side, side if inverted else 0)
@@ -142,7 +149,7 @@ class _System:
             return (squares / self.diagonal[..., 0, 0].clamp_min(1e-300)).sum(dim=0)
         self.diagonal[:, self.gone] = torch.eye(self.width, dtype=self.diagonal.dtype)
         factor = _cholesky(self.diagonal)
-        solved = torch.linalg.solve_triangular(factor, self.weights_of_units().mT, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(factor, self.weights_of_units().mT, upper=False)
         return solved.square().sum(dim=(0, 2, 3))
 
     def remove(self, going: Tensor) -> Tensor:
@@ -152,7 +159,7 @@ class _System:
         column = self.matrix[:, :, columns] - known @ known[:, columns].mT
         pivot = _cholesky(column[:, columns])
         fresh = torch.linalg.solve_triangular(pivot, column.mT, upper=False).mT
-        moved = torch.linalg.solve_triangular(pivot, self.weight[:, :, columns].mT, upper=False).mT
+        moved: Tensor = torch.linalg.solve_triangular(pivot, self.weight[:, :, columns].mT, upper=False).mT
         self.weight -= moved @ fresh.mT
         by_unit = fresh.reshape(fresh.shape[0], self.units, self.width, -1)
         self.diagonal -= by_unit @ by_unit.mT
@@ -176,9 +183,10 @@ def _inverse(correlation: Tensor) -> Tensor:
 
 def _cholesky(blocks: Tensor) -> Tensor:
     """Cholesky factors of small blocks that rounding may have left barely indefinite."""
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(blocks)
     added = 1e-15
-    while bool(failed.any()):
+    while bool(failed.any()) and added < 1:
         size = blocks.diagonal(dim1=-2, dim2=-1).abs().mean(dim=-1)[..., None, None].clamp_min(1e-300)
         ridge = added * size * torch.eye(blocks.shape[-1], dtype=blocks.dtype)
         again, still = torch.linalg.cholesky_ex(blocks + ridge)

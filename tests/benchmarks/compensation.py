@@ -86,9 +86,14 @@ def table(name: str, shares: list[float], arms: str, calibration: Batches, test:
     scores = cp.score(graph, moments)
     scored = time.perf_counter() - start
     dense = evaluate({"dense": net}, test)["dense"]
-    print(f"\n{name}: dense {dense.value:.2%} of {dense.total:,}; one dense pass over {IMAGES:,} images ", end="")
+    print(
+        f"\n{name}: dense {dense.value:.2%} of {dense.total:,}; one dense pass over {IMAGES:,} images ",
+        end="",
+    )
     print(f"{dense_pass:.1f} s; trace {traced:.1f} s; observe and score {scored / dense_pass:.1f} passes")
-    print("| keep MACs | arm | cut | batch norm | compensated | 95 % interval | compensation, passes | all, seconds |")
+    print(
+        "| keep MACs | arm | cut | batch norm | compensated | 95 % interval | compensation, passes | all, seconds |"
+    )
     print("| ---: | --- | ---: | ---: | ---: | --- | ---: | ---: |")
     for share in shares:
         found: dict[str, list[Mapping[str, object]]] = {}
@@ -122,7 +127,9 @@ def _verdicts(found: Mapping[str, list[Mapping[str, object]]]) -> None:
         difference = paired_difference([float(causal["value"]) - value for value in values])  # type: ignore[arg-type]
         p = [mcnemar_exact(causal["hits"], result["hits"]) for result in results]  # type: ignore[arg-type]
         spread = f" ± {stdev(values):.2%}" if len(values) > 1 else ""
-        interval = f", 95 % interval {difference.ci95[0]:.2%} to {difference.ci95[1]:.2%}" if difference.ci95 else ""
+        interval = (
+            f", 95 % interval {difference.ci95[0]:.2%} to {difference.ci95[1]:.2%}" if difference.ci95 else ""
+        )
         print(
             f"causal against {arm} ({mean(values):.2%}{spread}): {difference.mean:+.2%}{interval}; "
             f"McNemar p {max(p):.2g} at most"
@@ -135,7 +142,9 @@ def main() -> None:
     parser.add_argument("--nets", default="resnet20,resnet56")
     parser.add_argument("--shares", default="0.5")
     parser.add_argument("--arms", default="causal,random,magnitude")
-    parser.add_argument("--validate", action="store_true", help="read 5,000 training images, not the test split")
+    parser.add_argument(
+        "--validate", action="store_true", help="read 5,000 training images, not the test split"
+    )
     options = parser.parse_args()
     if not SHARED.is_dir():
         sys.exit("this benchmark needs ../shared (CIFAR-10 and the pretrained networks)")

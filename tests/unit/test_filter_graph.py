@@ -205,13 +205,41 @@ class Flip(nn.Module):
 @pytest.mark.parametrize(
     "what",
     [lambda x: x.cumsum(1), lambda x: x.softmax(1), lambda x: x * x.mean(1, keepdim=True),
-     lambda x: torch.fft.fft(x, dim=1).real, lambda x: x * float(x.sum() > 0)],
-    ids=["cumsum", "softmax", "mean over channels", "fft", "Python number"],
+     lambda x: torch.fft.fft(x, dim=1).real],
+    ids=["cumsum", "softmax", "mean over channels", "fft"],
 )  # fmt: skip
 def test_what_cannot_be_followed_is_frozen_and_nothing_else_is(what: Callable[[Tensor], Tensor]) -> None:
     graph = trace(Flip(what), images(1, 3, 4, 4))
     assert [g.name for g in graph.prunable] == ["second"]
     assert graph.frozen["first"]
+
+
+class Steered(nn.Module):
+    """Scales what a layer makes by a number that it reads from it, or from the image."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by, self.inner = by, nn.Sequential(nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1))
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        return self.inner(x) * (2 if (x if self.by == "channels" else image).sum() > 0 else 3)
+
+
+@pytest.mark.parametrize("by", ["channels", "image"])
+def test_code_that_asks_for_values_keeps_what_it_handles_and_the_rest_is_pruned(by: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.steered, self.second = nn.Conv2d(3, 6, 1), Steered(by), nn.Conv2d(6, 4, 1)
+            self.last = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.second(self.steered(self.first(x), x)))
+
+    graph = trace(Net(), images(1, 3, 4, 4))
+    assert [g.name for g in graph.prunable] == ["second", "steered.inner.0"]
+    assert graph.frozen["steered.inner.1"] == "a branch or a number depends on the images in steered"
+    assert graph.frozen["first"].startswith("a branch or a ")
 
 
 def state_of(net: nn.Module) -> dict[str, Tensor]:

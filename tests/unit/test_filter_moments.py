@@ -1,20 +1,17 @@
 import copy
+import warnings
 from collections.abc import Callable, Iterator
-from itertools import product
-from math import prod
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from causal_prune import filter_moments
+from causal_prune import filter_moments, reading
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import FilterGraph, trace
-from causal_prune.filter_moments import Moments, merge, moments_of, observe
+from causal_prune.filter_graph import trace
+from causal_prune.filter_moments import observe
 
 
 def generator(seed: int = 4) -> torch.Generator:
@@ -34,168 +31,16 @@ def exact(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows.mean(axis=0), centred.T @ centred
 
 
-@pytest.mark.parametrize("mean", [0.0, 1e2, 1e4, -3e5])
-def test_moments_are_exact_where_the_mean_is_far_above_the_deviation(mean: float) -> None:
-    spread = torch.tensor([0.5, 1.0, 3.0, 0.1])
-    rows = torch.randn(4000, 4, generator=generator()) * spread + mean
-    found, (expected_mean, expected) = moments_of(rows), exact(rows.numpy())
-    scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
-    assert found.count == 4000 and found.scatter.dtype == found.mean.dtype == torch.float64
-    assert np.abs(found.mean.numpy() - expected_mean).max() <= 1e-12 * max(abs(mean), 1)
-    assert (np.abs(found.scatter.numpy() - expected) / scale).max() < 1e-6
-    if abs(mean) >= 1e4:  # the case is hard: raw float32 sums lose everything
-        raw = (rows.T @ rows - len(rows) * torch.outer(rows.mean(0), rows.mean(0))).numpy()
-        assert (np.abs(raw - expected) / scale).max() > 0.1
-
-
-@given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.floats(-1e4, 1e4), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
-def test_moments_of_parts_merge_to_the_moments_of_the_whole(sizes: list[int], mean: float, seed: int) -> None:
-    drift = torch.linspace(-5, 5, sum(sizes)).unsqueeze(1)  # parts with different means
-    rows = torch.randn(sum(sizes), 3, generator=generator(seed), dtype=torch.float64) + drift + mean
-    whole, merged = moments_of(rows), None
-    for part in rows.split(sizes):
-        merged = merge(merged, moments_of(part))
-    assert merged is not None and merged.count == whole.count == sum(sizes)
-    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-12, atol=1e-11)
-    torch.testing.assert_close(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-7)
-    torch.testing.assert_close(merged.covariance, torch.cov(rows.T, correction=0), rtol=1e-9, atol=1e-7)
-
-
-def test_merging_is_commutative_and_keeps_batched_shapes() -> None:
-    rows = torch.randn(5, 9, 2, generator=generator()) + 10
-    a, b = moments_of(rows[:, :4]), moments_of(rows[:, 4:])
-    one, other = merge(a, b), merge(b, a)
-    assert one.mean.shape == (5, 2) and one.scatter.shape == (5, 2, 2)
-    torch.testing.assert_close(one.scatter, other.scatter)
-    torch.testing.assert_close(one.scatter, moments_of(rows).scatter)
-    empty = Moments(0, torch.zeros(5, 2), torch.zeros(5, 2, 2))
-    assert merge(None, a) is a and merge(empty, a) is a
-    assert not empty.covariance.any()
-
-
-class Head(nn.Module):
-    """A producer of 4 channels, a layer that reads them, and an output."""
-
-    def __init__(self, reader: nn.Module, width: int, rank: int = 2) -> None:
-        super().__init__()
-        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-        self.maker, self.reader, self.out = convolution(2, 4, 1), reader, nn.Linear(width, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.reader(F.relu(self.maker(x)))
-        return self.out(x.flatten(2).mean(2) if x.dim() > 2 else x)
-
-
-def literal_patches(reader: nn.Module, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """im2col by loops: what output position (image, place) multiplies with weight element (channel, tap)."""
-    kernel, stride, dilation = reader.kernel_size, reader.stride, reader.dilation
-    if reader.padding == "same":
-        before = [(k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True)]
-    else:
-        before = list(reader.padding)
-    after = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]  # more than enough
-    mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[
-        reader.padding_mode
-    ]
-    if reader.padding_mode != "zeros":
-        after = before
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], mode=mode)
-    rows = []
-    for image in range(len(x)):
-        for place in product(*map(range, shape)):
-            row = []
-            for channel in range(x.shape[1]):
-                for tap in product(*map(range, kernel)):
-                    at = tuple(p * s + t * d for p, s, t, d in zip(place, stride, tap, dilation, strict=True))
-                    row.append(padded[(image, channel, *at)])
-            rows.append(row)
-    return np.array(rows, dtype=np.float64).reshape(len(rows), x.shape[1], -1)
-
-
-def literal_transposed(reader: nn.Module, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """By loops: every input pixel meets every tap and lands on one output position."""
-    result = np.zeros((len(x), *shape, x.shape[1], prod(reader.kernel_size)))
-    for image, channel in product(range(len(x)), range(x.shape[1])):
-        for place in product(*map(range, x.shape[2:])):
-            for number, tap in enumerate(product(*map(range, reader.kernel_size))):
-                at = tuple(
-                    i * s - p + t * d
-                    for i, s, p, t, d in zip(
-                        place, reader.stride, reader.padding, tap, reader.dilation, strict=True
-                    )
-                )
-                if all(0 <= a < size for a, size in zip(at, shape, strict=True)):
-                    result[(image, *at, channel, number)] += x[(image, channel, *place)]
-    return result.reshape(-1, x.shape[1], prod(reader.kernel_size))
-
-
-READERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "plain": (lambda: nn.Conv2d(4, 6, 3), 2),
-    "stride": (lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 3)), 2),
-    "dilation": (lambda: nn.Conv2d(4, 6, 3, dilation=(2, 1), stride=2), 2),
-    "zeros": (lambda: nn.Conv2d(4, 6, 3, padding=(2, 1)), 2),
-    "same, even kernel": (lambda: nn.Conv2d(4, 6, (4, 2), padding="same"), 2),
-    "reflect": (lambda: nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), 2),
-    "replicate": (lambda: nn.Conv2d(4, 6, 3, padding=(1, 2), padding_mode="replicate", stride=2), 2),
-    "circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), 2),
-    "grouped": (lambda: nn.Conv2d(4, 6, 3, padding=1, groups=2), 2),
-    "conv1d": (lambda: nn.Conv1d(4, 5, 3, stride=2, padding=1), 1),
-    "conv3d": (lambda: nn.Conv3d(4, 5, 2, padding=1, stride=2), 3),
-    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3), 2),
-    "transposed, stride": (lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=(2, 3), padding=(1, 0)), 2),
-    "transposed, output padding": (
-        lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=2, output_padding=1, dilation=(2, 1)), 2
-    ),
-    "transposed, grouped": (lambda: nn.ConvTranspose1d(4, 6, 4, stride=2, groups=2), 1),
-}  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("name", READERS)
-def test_patches_are_what_a_literal_loop_collects(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    factory, rank = READERS[name]
-    net = seeded(lambda: Head(factory(), factory().out_channels, rank))
-    x = torch.randn(5, 2, *(6, 7, 5)[:rank], generator=generator()) + 1
-    monkeypatch.setattr(filter_moments, "PATCH_BYTES", 4 * 4 * 9 * 200)  # several chunks
-    graph = trace(net, x[:1])
-    moments = observe(net, graph, [x[:3], x[3:]])
+def test_a_convolution_reads_the_patches_of_all_its_inputs_jointly() -> None:
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.Conv2d(4, 2, 1)))
+    x = torch.randn(9, 2, 6, 6, generator=generator()) + 1
+    moments = observe(net, trace(net, x[:1]), [x[:2], x[2:]])
     with torch.no_grad():
-        read = F.relu(net.maker(x))
-        written = net.reader(read)
-    transposed = "Transpose" in type(net.reader).__name__
-    patches = (literal_transposed if transposed else literal_patches)(
-        net.reader, read.numpy(), written.shape[2:]
-    )
-    weight, groups = moments.weights["reader"].numpy(), net.reader.groups
-    outputs = []  # the patches and the flat weights belong together: their product is the output
-    for filter_ in range(weight.shape[0]):
-        start = filter_ // (weight.shape[0] // groups) * weight.shape[1]
-        outputs.append(np.tensordot(patches[:, start : start + weight.shape[1]], weight[filter_], axes=2))
-    bias = net.reader.bias.detach().numpy()
-    np.testing.assert_allclose(np.stack(outputs, 1) + bias, _rows(written), atol=1e-5)
-    found = moments.patches["reader", "maker"]
-    assert found.count == len(patches)
-    units = _units(graph)
-    for unit, positions in units.items():
-        mean, scatter = exact(patches[:, positions].reshape(len(patches), -1))
-        np.testing.assert_allclose(found.mean[unit], mean, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(found.covariance[unit], scatter / len(patches), rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(
-        moments.outputs["reader"], _rows(written).astype(np.float64).var(axis=0), rtol=1e-6
-    )
-
-
-def _rows(written: Tensor) -> np.ndarray:
-    return written.movedim(1, -1).reshape(-1, written.shape[1]).numpy()
-
-
-def _units(graph: FilterGraph) -> dict[int, list[int]]:
-    (member,) = (m for g in graph.prunable for m in g.of_role("consumer") if m.layer == "reader")
-    result: dict[int, list[int]] = {}
-    for position, unit in zip(member.positions, member.units, strict=True):
-        result.setdefault(unit, []).append(position)
-    return result
+        rows = F.unfold(net[:2](x).double(), 2).movedim(1, 2).flatten(0, 1).numpy()
+    found = moments.reads["2"]
+    assert found.rows == len(rows) == 9 * 9 and found.shape is None
+    np.testing.assert_allclose(found.covariance[0], exact(rows)[1] / len(rows), rtol=1e-5, atol=1e-8)
+    assert set(moments.reads) == set(moments.states) == {"2", "3"} and moments.notes == ()
 
 
 def test_a_linear_layer_after_flatten_reads_whole_maps() -> None:
@@ -205,12 +50,9 @@ def test_a_linear_layer_after_flatten_reads_whole_maps() -> None:
     x = torch.randn(7, 1, 3, 3, generator=generator())
     moments = observe(net, trace(net, x[:1]), [x])
     with torch.no_grad():
-        maps = F.relu(net[0](x)).flatten(2).numpy()
-    for unit in range(3):
-        mean, scatter = exact(maps[:, unit])
-        np.testing.assert_allclose(moments.patches["3", "0"].mean[unit], mean, rtol=1e-6)
-        np.testing.assert_allclose(moments.patches["3", "0"].scatter[unit], scatter, rtol=1e-5, atol=1e-10)
-    assert moments.images == 7 and moments.patches["3", "0"].count == 7
+        maps = F.relu(net[0](x)).flatten(1).numpy()
+    np.testing.assert_allclose(moments.reads["3"].covariance[0], exact(maps)[1] / 7, rtol=1e-5, atol=1e-10)
+    assert moments.images == 7 and moments.reads["3"].rows == 7
 
 
 def test_features_are_frobenius_norms_of_the_raw_output_with_those_of_the_parents() -> None:
@@ -241,7 +83,7 @@ def test_batches_may_hold_labels_mappings_or_tuples_of_inputs() -> None:
     named = observe(net, graph, iter([{"input": x}]))
     assert plain.images == labelled.images == named.images == 6
     for other in (labelled, named):
-        torch.testing.assert_close(other.patches["1", "0"].scatter, plain.patches["1", "0"].scatter)
+        torch.testing.assert_close(other.reads["1"].covariance, plain.reads["1"].covariance)
 
 
 def test_the_network_is_left_as_it_was() -> None:
@@ -292,3 +134,72 @@ def test_no_images_are_refused(calibration: list[Tensor] | Iterator[Tensor]) -> 
     net = seeded(lambda: nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 1)))
     with pytest.raises(InputError, match="calibration: there are no images"):
         observe(net, trace(net, torch.zeros(1, 1, 2, 2)), calibration)
+
+
+def wide() -> tuple[nn.Module, Tensor]:
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 7),
+            nn.ReLU(), nn.Linear(7, 2),
+        )
+    )  # fmt: skip
+    return net, torch.randn(30, 1, 8, 8, generator=generator())
+
+
+def test_layers_are_read_as_channels_where_their_patches_do_not_fit(recwarn: pytest.WarningsRecorder) -> None:
+    net, x = wide()
+    graph = trace(net, x[:1])
+    exactly = observe(net, graph, [x])
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match="5 is read as channels: its patches of 80 numbers are not within"
+    ) as caught:
+        moments = observe(net, graph, [x[:7], x[7:]], max_memory=60_000)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert moments.notes == (str(caught[0].message),)
+    assert moments.reads["2"].shape is None, "the longest patches go first"
+    found, joint = moments.reads["5"], exactly.reads["5"]
+    assert found.covariance.shape == (1, 5, 5) and found.shape.shape == (16, 16)
+    blocks = joint.covariance[0].reshape(5, 16, 5, 16)
+    torch.testing.assert_close(found.covariance[0], blocks.diagonal(dim1=1, dim2=3).mean(2))
+    own = torch.stack([blocks[c, :, c] / blocks[c, :, c].trace() * 16 for c in range(5)]).mean(0)
+    torch.testing.assert_close(found.shape, own)
+
+
+def test_what_fits_nowhere_is_said_and_patches_too_long_to_invert_are_never_read_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, x = wide()
+    graph = trace(net, x[:1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moments = observe(net, graph, [x], max_memory=1)
+    texts = [str(warning.message) for warning in caught]
+    assert texts == list(moments.notes)
+    assert any("the moments take 0 MB, more than the 0 MB that max_memory leaves" in text for text in texts)
+    assert any("the documented score is not available for 0, 2" in text for text in texts)
+    assert moments.reads["2"].shape is not None and moments.features == {}
+    monkeypatch.setattr(reading, "LONGEST_PATCH", 60)
+    with pytest.warns(UserWarning, match="5 is read as channels: .* longer than 60"):
+        observe(net, graph, [x])
+
+
+@pytest.mark.parametrize("max_memory", [0, -5])
+def test_a_limit_that_holds_nothing_is_refused(max_memory: int) -> None:
+    net, x = wide()
+    with pytest.raises(InputError, match=f"max_memory: {max_memory} bytes hold nothing"):
+        observe(net, trace(net, x[:1]), [x], max_memory=max_memory)
+
+
+def test_the_bar_counts_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = wide()
+    sizes: list[int] = []
+
+    def track(items, label, *, count):
+        for item in items:
+            sizes.append(count(item))
+            yield item
+
+    monkeypatch.setattr(filter_moments, "track", track)
+    observe(net, trace(net, x[:1]), [x[:4], (x[4:9], None), {"input": x[9:]}])
+    assert sizes == [4, 5, 21]

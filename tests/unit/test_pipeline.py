@@ -205,7 +205,7 @@ def test_a_run_repeats_itself(patched: None) -> None:
         for seed in (3, 3, 4)
     ]
     digests = [[arm.predictions_sha256 for arm in run.report.arms] for run in runs]
-    weights = [run.model[0].weight.numpy() for run in runs]
+    weights = [run.model.get_parameter("0.weight").detach().numpy() for run in runs]
     assert digests[0] == digests[1] and np.array_equal(weights[0], weights[1])
     assert not np.array_equal(weights[0], weights[2])
 

@@ -55,3 +55,10 @@ def test_items_are_taken_one_by_one() -> None:
             assert [next(taken), next(taken)] == [0, 1]
             taken.close()
             assert next(source) == 2, "nothing was read ahead"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_bar_that_counts_images_shows_how_many_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown():
+        assert list(track([[1, 2], [3]], "observe", count=len)) == [[1, 2], [3]]
+    assert "images/s" in capsys.readouterr().err

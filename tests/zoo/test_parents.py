@@ -14,6 +14,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 BRANCHES = ("branch_on_data", "branch_on_image")
 """Changing a layer's output makes other layers run: there is nothing to compare."""
 
+DETOURS = ("detour_numpy", "detour_list")
+"""The values leave torch and come back: nobody can see from where."""
+
 
 def test_experiment_on_a_residual_network() -> None:
     class Net(nn.Module):
@@ -35,6 +38,8 @@ def test_parents(pattern: Pattern) -> None:
     torch.manual_seed(11)
     graph = trace(pattern.make(), pattern.example)
     expected = true_parents(pattern.make, pattern.example)
+    if pattern.name in DETOURS:
+        expected["pattern.conv"] = set()
     found = {
         name: set(layer.parents) for name, layer in graph.layers.items() if layer.inputs and name in expected
     }
