@@ -12,13 +12,14 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from causal_prune.batches import copied, device_of, inputs_of, moved, seeded
 from causal_prune.batchnorm_statistics import check_same_task, reestimate, run, warn
+from causal_prune.cut_record import recorded_cuts
 from causal_prune.errors import InputError
 from causal_prune.free_memory import default_memory
 from causal_prune.layer_repair import LayerRepair, Repairer
 from causal_prune.lockstep import Pair, Stream, stopping
 from causal_prune.output_paths import OutputPaths, output_paths
 from causal_prune.progress import track
-from causal_prune.surgery import Cuts, recorded_cuts
+from causal_prune.surgery import Cuts
 
 Method = Literal["least_squares", "batchnorm", "none"]
 HELD_OUT = 8

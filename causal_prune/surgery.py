@@ -15,9 +15,6 @@ from causal_prune.graph_types import Adapter, FilterGraph
 from causal_prune.layer_rules import MIXING, BatchNorm, Convolution, InstanceNorm
 from causal_prune.reparametrised import plain_weight, take_off
 
-RECORD = "_causal_prune_cuts"
-"""Attribute of a cut network that holds its cuts; copies and pickles carry it, state dicts do not."""
-
 
 @dataclass(frozen=True)
 class LayerCut:
@@ -177,21 +174,7 @@ def cut_network(model: nn.Module, cuts: Cuts) -> nn.Module:
         parameter.requires_grad_(trainable.get(name, True))
     for adapter in cuts.adapters:
         attach(modules[adapter.module], adapter)
-    vars(smaller)[RECORD] = cuts
     return smaller
-
-
-def recorded_cuts(model: nn.Module) -> Cuts | None:
-    """The cuts that made a network.
-
-    Args:
-        model: From `cut_network` or `silence_network`, or a copy of it.
-
-    Returns:
-        The cuts; None for a network that was not made there.
-    """
-    cuts = vars(model).get(RECORD)
-    return cuts if isinstance(cuts, Cuts) else None
 
 
 def silence_network(model: nn.Module, cuts: Cuts, *, where: Literal["filters", "consumers"]) -> nn.Module:
@@ -217,7 +200,6 @@ def silence_network(model: nn.Module, cuts: Cuts, *, where: Literal["filters", "
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask)
-    vars(silenced)[RECORD] = cuts
     return silenced
 
 
