@@ -57,6 +57,10 @@ coverage-table: $(READY)  ## what can be cut: a table over torchvision's network
 engine-table: $(READY)  ## speed and memory of observe and score, against their limits (five minutes)
 	@$(BIN)/python -m tests.benchmarks.causal_engine
 
+.PHONY: bench-compensation
+bench-compensation: $(READY)  ## accuracy per arm and stage at half the MACs; needs ../shared, takes long
+	@$(BIN)/python -m tests.benchmarks.compensation
+
 .PHONY: goldens
 goldens: $(READY)  ## write the golden reports anew after an intended change; then read the difference
 	@UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/report

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from causal_prune.batches import Inputs
 from causal_prune.channel_removal import remove, zero, zero_masks
-from causal_prune.compensation import compensate
+from causal_prune.compensation import Method, compensate, repair
 from causal_prune.fine_tuning import fine_tune
+from causal_prune.layer_repair import LayerRepair
 from causal_prune.measure.accuracy import Accuracy, evaluate
 from causal_prune.measure.cost import Cost, count_cost
 from causal_prune.progress import track
@@ -35,7 +36,7 @@ class Recipe:
         calibration: Calibration images.
         test: Test images; read once per arm.
         example: An input for counting and exporting.
-        repair: Whether batch norm is re-estimated after the cut.
+        compensation: How the cut network is repaired.
         epochs: Epochs of fine-tuning after it.
         lr: Highest learning rate of the fine-tuning.
         distill: Whether the dense network teaches.
@@ -48,7 +49,7 @@ class Recipe:
     calibration: Images
     test: Images
     example: Inputs
-    repair: bool
+    compensation: Method
     epochs: int
     lr: float
     distill: bool
@@ -65,8 +66,10 @@ class ArmResult:
         importance: The method that chose the units; None for the dense network.
         seed: Of the method, where it has one.
         model: The network at the end.
-        stages: Accuracy on the test split after the "cut", after "compensation" and at the "end", from one pass.
+        stages: Accuracy on the test split after the "cut", after re-estimation of "batchnorm" alone, after
+            "compensation" and at the "end", from one pass.
         cost: Multiply-accumulates and parameters.
+        repairs: What compensation did to each layer; empty where it went by batch norm alone.
     """
 
     name: str
@@ -75,6 +78,7 @@ class ArmResult:
     model: nn.Module
     stages: Mapping[str, Accuracy]
     cost: Cost
+    repairs: tuple[LayerRepair, ...] = ()
 
 
 def loader(
@@ -129,7 +133,7 @@ def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
 def run_arm(
     recipe: Recipe, plan: PruningPlan, *, name: str, importance: str, seed: int | None, mode: Mode
 ) -> ArmResult:
-    """Cut, repair and fine-tune one arm, then read the test split once for all three stages.
+    """Cut, repair and fine-tune one arm, then read the test split once for all stages.
 
     Args:
         recipe: What all arms share.
@@ -144,16 +148,20 @@ def run_arm(
     """
     label = name if seed is None else f"{name} {seed}"
     after_cut = cut(recipe.dense, plan, mode)
-    repaired = compensate(
+    compensated = repair(
         after_cut,
         recipe.dense,
         loader(recipe.calibration),
         device=recipe.device,
-        method="batchnorm" if recipe.repair else "none",
+        method=recipe.compensation,
+        seed=recipe.seed,
         label=f"{label}: compensate",
     )
+    stations = {"cut": after_cut, "compensation": compensated.model}
+    if recipe.compensation != "none":
+        stations["batchnorm"] = _normalised(recipe, after_cut, f"{label}: batch norm")
     tuned = fine_tune(
-        repaired,
+        compensated.model,
         loader(recipe.train, shuffle=True, seed=recipe.seed),
         epochs=recipe.epochs,
         lr=recipe.lr,
@@ -164,12 +172,25 @@ def run_arm(
         masks=zero_masks(recipe.dense, plan) if mode == "zero" else None,
     ).eval()
     stages = evaluate(
-        {"cut": after_cut, "compensation": repaired, "end": tuned},
+        {**stations, "end": tuned},
         loader(recipe.test),
         device=recipe.device,
         label=f"{label}: test",
     )
-    return ArmResult(name, importance, seed, tuned, stages, count_cost(tuned, recipe.example))
+    cost = count_cost(tuned, recipe.example)
+    return ArmResult(name, importance, seed, tuned, stages, cost, compensated.layers)
+
+
+def _normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") -> nn.Module:
+    """The cheap repair: batch norm re-estimated and nothing else."""
+    return compensate(
+        network,
+        recipe.dense,
+        loader(recipe.calibration),
+        device=recipe.device,
+        method="none" if recipe.compensation == "none" else "batchnorm",
+        label=label,
+    )
 
 
 def dense_arm(recipe: Recipe) -> ArmResult:
@@ -191,7 +212,7 @@ def curve(
     plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]],
     mode: Mode,
 ) -> dict[tuple[float, str, int], float]:
-    """Accuracy on validation images after cut and repair, without fine-tuning, for many plans.
+    """Accuracy on validation images after the cut and re-estimation of batch norm, for many plans.
 
     Args:
         recipe: What all arms share.
@@ -206,13 +227,7 @@ def curve(
     result = {}
     for key, make in track(plans.items(), "accuracy against share removed", total=len(plans), unit="network"):
         smaller = cut(recipe.dense, make(), mode)
-        repaired = compensate(
-            smaller,
-            recipe.dense,
-            loader(recipe.calibration),
-            device=recipe.device,
-            method="batchnorm" if recipe.repair else "none",
-        )
+        repaired = _normalised(recipe, smaller)
         result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
     return result
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from causal_prune.batches import copied
+from causal_prune.cut_record import record_cuts
 from causal_prune.errors import InputError
 from causal_prune.pruning_plan import PruningPlan
 from causal_prune.surgery import cut_network, silence_network, silencing_masks
@@ -35,7 +36,7 @@ def remove(model: nn.Module, plan: PruningPlan) -> nn.Module:
         >>> cp.remove(net, half)[0].out_channels
         4
     """
-    return cut_network(model, plan.cuts)
+    return record_cuts(cut_network(model, plan.cuts), plan.cuts)
 
 
 def zero(
@@ -56,7 +57,7 @@ def zero(
     Raises:
         InputError: If a layer of the plan is missing or has another width in `model`.
     """
-    return silence_network(model, plan.cuts, where=where)
+    return record_cuts(silence_network(model, plan.cuts, where=where), plan.cuts)
 
 
 def zero_masks(

@@ -7,13 +7,14 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
-from causal_prune.errors import CausalPruneError
+from causal_prune.errors import CausalPruneError, InputError
 
 if TYPE_CHECKING:
     from causal_prune.pipeline import Compressed
@@ -107,12 +108,16 @@ def run(
     ] = None,
     freeze: Freeze = None,
     compensate: Annotated[
-        bool | None,
+        str | None,
         typer.Option(
-            "--compensate/--no-compensate",
+            metavar="[HOW]",
             show_default=False,
-            help="Repair the cut network without training.",
+            help="Repair the cut network without training: least-squares (the default), batchnorm or none.",
         ),
+    ] = None,
+    no_compensate: Annotated[
+        bool | None,
+        typer.Option("--no-compensate", show_default=False, help="The same as --compensate none."),
     ] = None,
     calibration_images: Annotated[
         str | None, _option("Training images that statistics are estimated on.", "1024")
@@ -255,6 +260,10 @@ def compare(
 def _given(ctx: typer.Context, leave_out: Sequence[str]) -> dict[str, object]:
     """The flags that the user typed; what was not typed is None or False and counts as not given."""
     typed = {name: value for name, value in ctx.params.items() if name not in leave_out}
+    if typed.pop("no_compensate", None):
+        if typed["compensate"] is not None:
+            raise InputError("--compensate and --no-compensate contradict each other; give one")
+        typed["compensate"] = False
     switches = ("json", "dry_run")
     return {name: (value or None) if name in switches else value for name, value in typed.items()}
 
@@ -329,6 +338,13 @@ def _no_interrupt_lost() -> Iterator[None]:
         sys.unraisablehook = before
 
 
+def _with_value(arguments: Sequence[str]) -> Iterator[str]:
+    """Give `--compensate` its default where it stands alone."""
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
+        alone = argument == "--compensate" and following.startswith("-")
+        yield "--compensate=least-squares" if alone else argument
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -341,7 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from causal_prune.progress import shown
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(_with_value(sys.argv[1:] if argv is None else argv))
     debug = "--debug" in arguments
     try:
         with _plain_warnings(), _no_interrupt_lost(), shown(sys.stderr.isatty()):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -221,7 +221,9 @@ def share_curve(
         The curve.
     """
     chosen = {
-        "causal": [(0, scores)],
+        "causal": [
+            (0, replace(scores, curves={}))
+        ],  # the random arms have no curves to spread the removals by
         "random": [(rival.seed or 0, rival.scores) for rival in rivals if rival.name == "random"],
     }
     plans = {
@@ -232,7 +234,7 @@ def share_curve(
     }
     found = curve(recipe, validation, plans, mode)
     seeds = [seed for seed, _ in chosen["random"]]
-    repaired = "batch-norm re-estimation" if recipe.repair else "no repair"
+    repaired = "no repair" if recipe.compensation == "none" else "batch-norm re-estimation"
     return Curve(
         shares=SHARES,
         causal=tuple(found[share, "causal", 0] for share in SHARES),

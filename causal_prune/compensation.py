@@ -1,29 +1,44 @@
-"""Repairs a cut network from unlabelled images: re-estimation of its batch-norm statistics."""
+"""Repairs a cut network from unlabelled images, so that what is left computes what the dense network computed."""
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from causal_prune.batches import (
-    Inputs,
-    call,
-    copied,
-    device_of,
-    inputs_of,
-    modes_kept,
-    moved,
-    seeded,
-    tensors_in,
-)
+from causal_prune.batches import copied, device_of, inputs_of, moved, seeded
+from causal_prune.batchnorm_statistics import check_same_task, reestimate, run, warn
+from causal_prune.cut_record import recorded_cuts
 from causal_prune.errors import InputError
+from causal_prune.free_memory import default_memory
+from causal_prune.layer_repair import LayerRepair, Repairer
+from causal_prune.lockstep import Pair, Stream, stopping
+from causal_prune.output_paths import OutputPaths, output_paths
 from causal_prune.progress import track
+from causal_prune.surgery import Cuts
 
-Method = Literal["batchnorm", "none"]
+Method = Literal["least_squares", "batchnorm", "none"]
+HELD_OUT = 8
+"""One image in so many judges the fits instead of making them."""
+LIVING = 5
+"""So many tensors of the size of a layer's input or output live per image while the layer is refitted."""
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """The result of `repair`.
+
+    Attributes:
+        model: The repaired network.
+        layers: What became of every convolution and linear layer, in order of execution.
+    """
+
+    model: nn.Module
+    layers: tuple[LayerRepair, ...]
 
 
 def compensate(
@@ -31,228 +46,256 @@ def compensate(
     dense: nn.Module,
     calibration: Iterable[Any],
     *,
-    method: Method = "batchnorm",
+    method: Method = "least_squares",
+    seed: int = 0,
+    max_memory: int | None = None,
     device: str | torch.device = "cpu",
     label: str = "compensate",
 ) -> nn.Module:
-    """Repair a cut network without labels, so that its layers see again what they were trained to see.
+    """Repair a cut network without labels, so that its layers compute again what the dense network computed.
 
-    "batchnorm" re-estimates the running statistics of every batch norm on the calibration images (the adaptive
-    batch norm of EagleEye, Li et al. 2020, section 3.3). Over all values x of one channel at the layer's input,
-    of all images and positions, with n_k values of mean m_k and squared deviations M_k in batch k:
+    "least_squares" refits the convolutions and linear layers from front to back. With x what a layer of the cut
+    network reads (behind all layers that are repaired already), W and b its weight and bias as cut, and y what the
+    kept filters of the same layer of the dense network return on the same images, it finds the change (D, c) that
+        minimises  E || y - (W + D) x - (b + c) ||^2 + ridge * mean diag Cov(x) * || D ||^2
+    so that nothing is changed where nothing was lost (He et al. 2017, section 3.1, regress the same outputs, once per
+    layer, on the dense network's inputs). Three further points:
+    - Where a layer's output is added to another tensor (the last layer of a residual block, through its batch norm),
+      y is chosen so that the *sum* is what it was: dense sum minus what the cut network adds, taken back through the
+      batch norm's slope. The layer then also makes up for the errors of the shortcut.
+    - Each eighth image is held out. It chooses the ridge, and a filter of which no refit has a smaller squared error
+      on these images keeps its weights.
+    - A layer without bias puts c into the mean of the batch norm behind it. Where there is none, c is 0 and x and y
+      are not centred.
 
-        mean = sum_k n_k m_k / n,    var = (sum_k M_k + sum_k n_k (m_k - mean)^2) / (n - 1),    n = sum_k n_k
-
-    which is the pooled, unbiased variance: it counts the differences between batches and weights uneven batches
-    by their size, where PyTorch's cumulative average (momentum=None) does neither. As in training, each batch is
-    normalised by its own statistics on the way to deeper layers; a batch with a single value per channel has
-    none, and is normalised by what has been pooled so far. Dropout and all else stay in eval mode.
+    "batchnorm" re-estimates batch-norm statistics (see `batchnorm_statistics.reestimate`), the cheap alternative. It
+    does not follow least squares: those have put means and scales where they fit best, and moving them again lost
+    accuracy on every network tried.
 
     Args:
-        pruned: The cut network; not changed.
-        dense: The network that it was cut from; not changed. It must accept the same images.
+        pruned: The cut network, from `remove`, `zero` or `load`, which record what was cut; not changed.
+        dense: The network that it was cut from; not changed.
         calibration: Batches, each a tensor or (inputs, labels), inputs a tensor, a tuple or a mapping; labels are
-            not used. Batches of 32 images or more: small ones distort what deeper layers see.
-        method: "batchnorm", or "none" for a plain copy.
+            not used. All images go through both networks side by side and live at the same time.
+        method: "least_squares", "batchnorm", or "none" for a plain copy.
+        seed: Of the places at which convolutions with many are sampled.
+        max_memory: Bytes for the activations that live at once, and for the matrices of one layer; None for half of
+            what is free. Where it is short, fewer images are used, or channels are mixed alike at all kernel
+            elements; a warning says so.
         device: Where to compute.
         label: What the progress bar is called.
 
     Returns:
-        A copy of `pruned`, on its device, in its train or eval mode. Unchanged are networks without batch norm,
-        and layers without running statistics or that no image reaches in eval mode. A constant channel gets
-        variance 0, and stays finite by the layer's eps.
+        A copy of `pruned`, on its device and in its modes, with the same names and shapes of parameters.
 
     Raises:
         InputError: If `method` is unknown, the calibration set is empty, one of the networks does not accept it,
-            or a batch norm reads NaN or infinite values.
+            an activation is NaN or infinite, or it is not known what was cut.
 
     Warns:
-        UserWarning: If there are fewer than 2 images, every batch has one image, or a layer saw fewer than 2
-            values per channel (its statistics are kept).
+        UserWarning: If there are fewer images than can be held out, or a layer has fewer rows of data than weights.
 
-    Cost: one forward pass over the calibration set; memory of two vectors per batch norm.
+    Cost: for least squares about eight passes of the dense network over the images; memory of the activations of all
+        images at one layer of both networks. `repair` also returns what became of every layer.
 
     Example:
-        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
-        >>> repaired = compensate(net, net, [torch.randn(8, 3, 6, 6)])
-        >>> repaired[1].num_batches_tracked.item()
-        1
+        >>> import causal_prune as cp
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> images = torch.randn(64, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+        >>> graph = cp.trace(net, images[:1])
+        >>> small = cp.remove(net, cp.plan(graph, cp.score(graph, cp.observe(net, graph, [images])), keep_macs=0.5))
+        >>> better = cp.compensate(small, net, [images])
+        >>> bool((better(images) - net(images)).norm() < (small(images) - net(images)).norm())
+        True
+    """
+    return repair(
+        pruned,
+        dense,
+        calibration,
+        method=method,
+        seed=seed,
+        max_memory=max_memory,
+        device=device,
+        label=label,
+    ).model
+
+
+def repair(
+    pruned: nn.Module,
+    dense: nn.Module,
+    calibration: Iterable[Any],
+    *,
+    method: Method = "least_squares",
+    seed: int = 0,
+    max_memory: int | None = None,
+    device: str | torch.device = "cpu",
+    label: str = "compensate",
+) -> Compensated:
+    """Like `compensate`, and tell what became of every layer.
+
+    Args:
+        pruned: As in `compensate`.
+        dense: As in `compensate`.
+        calibration: As in `compensate`.
+        method: As in `compensate`.
+        seed: As in `compensate`.
+        max_memory: As in `compensate`.
+        device: As in `compensate`.
+        label: As in `compensate`.
+
+    Returns:
+        The repaired network, and one entry per layer where least squares were used.
+
+    Raises:
+        InputError: As in `compensate`.
     """
     if method not in get_args(Method):
         raise InputError(
             f"compensate: method {method!r} is unknown: use one of {', '.join(get_args(Method))}"
         )
-    repaired = copied(pruned)
-    norms = {
-        name: module
-        for name, module in repaired.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None
-    }
-    if method == "none" or not norms:
-        return repaired
-    with seeded(0, device), torch.no_grad(), modes_kept(repaired):
-        repaired.to(device).eval()
-        pooled = _observe(repaired, dense, norms, calibration, device=device, label=label)
-    for name, statistics in pooled.items():
-        _write(statistics, name)
-    return repaired.to(device_of(pruned))
+    if method == "none":
+        return Compensated(copied(pruned), ())
+    if method == "batchnorm":
+        return Compensated(reestimate(pruned, dense, calibration, device=device, label=label), ())
+    repaired, reference = copied(pruned), copied(dense)
+    repaired.to(device).eval()
+    reference.to(device).eval()
+    limit = default_memory(torch.device(device)) if max_memory is None else max_memory
+    with seeded(seed, device), torch.no_grad():
+        layers = _refit(repaired, reference, calibration, seed, limit, device, label)
+    for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):
+        copy.training = original.training
+    remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]
+    if remarks:
+        more = f" (and {len(remarks) - 1} further layers)" if len(remarks) > 1 else ""
+        warn(f"{remarks[0]}{more}")
+    return Compensated(repaired.to(device_of(pruned)), tuple(layers))
 
 
-class _Pooled:
-    """What a batch norm read so far: mean and squared deviations, merged in float64 (Chan et al. 1979)."""
-
-    def __init__(self, norm: _BatchNorm) -> None:
-        self.norm = norm
-        self.count = 0
-        self.batches = 0
-        self.mean = torch.zeros((), dtype=torch.float64)
-        self.squares = torch.zeros((), dtype=torch.float64)
-
-    def add(self, values: Tensor) -> int:
-        """Merge one batch.
-
-        Args:
-            values: The layer's input, (N, C, ...).
-
-        Returns:
-            The number of values per channel in it.
-        """
-        size = values.numel() // values.shape[1]
-        axes = [axis for axis in range(values.dim()) if axis != 1]
-        variance, mean = torch.var_mean(
-            values.float() if values.element_size() < 4 else values, axes, correction=0
-        )
-        variance, mean = variance.cpu().double(), mean.cpu().double()
-        total = self.count + size
-        shift = mean - self.mean
-        self.mean = self.mean + shift * (size / total)
-        self.squares = self.squares + variance * size + shift**2 * (self.count * size / total)
-        self.count, self.batches = total, self.batches + 1
-        return size
-
-    def __call__(
-        self, _norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Tensor
-    ) -> Tensor:
-        """As a forward hook: count the layer's input, and give its output as in train mode.
-
-        Args:
-            _norm: The batch norm, known already.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
-            _output: Its output in eval mode, to be replaced.
-
-        Returns:
-            The normalised input.
-        """
-        values: Tensor = args[0] if args else kwargs["input"]
-        weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
-        if self.add(values) > 1:
-            return nn.functional.batch_norm(values, None, None, weight, bias, training=True, eps=eps)
-        mean, variance = self.mean.to(values), (self.squares / self.count).to(values)
-        return nn.functional.batch_norm(values, mean, variance, weight, bias, eps=eps)
-
-
-def _observe(
-    repaired: nn.Module,
+def _refit(
+    pruned: nn.Module,
     dense: nn.Module,
-    norms: dict[str, _BatchNorm],
     calibration: Iterable[Any],
-    *,
+    seed: int,
+    max_memory: int,
     device: str | torch.device,
     label: str,
-) -> dict[str, _Pooled]:
-    """Pool the inputs of the batch norms over the calibration set.
-
-    Args:
-        repaired: The network, in eval mode, on `device`.
-        dense: The network that it was cut from.
-        norms: The batch norms of `repaired` that keep statistics, by name.
-        calibration: The batches.
-        device: Where to compute.
-        label: What the progress bar is called.
-
-    Returns:
-        What each batch norm read, by name.
-
-    Raises:
-        InputError: If there is no batch, or a network does not accept one.
-    """
-    pooled = {name: _Pooled(norm) for name, norm in norms.items()}
-    sizes: list[int] = []
-    with ExitStack() as hooks:
-        for name, module in norms.items():
-            handle = module.register_forward_hook(pooled[name], with_kwargs=True)
-            hooks.callback(handle.remove)
-        for batch in track(calibration, label):
-            inputs = inputs_of(batch)
-            outputs = _run("pruned", repaired, moved(inputs, device), len(sizes))
-            if not sizes:
-                _check_same_task(dense, inputs, outputs)
-            sizes.append(tensors_in(inputs)[0].shape[0])
-    if not sizes:
+) -> list[LayerRepair]:
+    batches: Sequence[Any] = [moved(inputs_of(batch), device) for batch in calibration]
+    if not batches:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
-    if sum(sizes) < 2:
-        _warn("calibration has 1 image, and batch-norm statistics need at least 2")
-    elif max(sizes) < 2:
-        _warn(
-            f"calibration has {sum(sizes)} images in batches of 1, so that deeper batch norms see every image "
-            "normalised by itself: give batches of 32 or more"
+    paths = _common_paths(pruned, dense, batches[0])
+    cuts = _known_cuts(pruned, dense)
+    batches = _affordable(batches, paths, max_memory)
+    parts = list(_parts(batches))
+    if not any(held_out for _, held_out in parts):
+        warn(
+            f"calibration has no batch of {HELD_OUT} images to hold some out: refits are judged by what they fit"
         )
-    return pooled
+    with ExitStack() as stack:
+        stack.enter_context(stopping(pruned, paths))
+        stack.enter_context(stopping(dense, paths))
+        pairs = []
+        for index, (inputs, held_out) in enumerate(parts):
+            pair = Pair(Stream(dense, inputs, paths), Stream(pruned, inputs, paths), held_out, index)
+            stack.callback(pair.pruned.close)
+            stack.callback(pair.dense.close)
+            pairs.append(pair)
+        repairer = Repairer(pruned, dense, cuts, paths, seed=seed, max_memory=max_memory)
+        stops = sum(paths.calls.values()) + len(paths.sums)
+        return [done for done in track(_walk(repairer, pairs), label, total=stops, unit="layer") if done]
 
 
-def _check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
-    with modes_kept(dense):
-        expected = _run("dense", dense.eval(), moved(inputs, device_of(dense)), 0)
-    shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (expected, outputs)]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"compensate: on the first calibration batch dense returns {shapes[0]} and pruned {shapes[1]}: "
-            "give the network that pruned was cut from"
-        )
+def _walk(repairer: Repairer, pairs: Sequence[Pair]) -> Iterator[LayerRepair | None]:
+    for pair in pairs:
+        pair.advance(None, None)
+    while standing := [pair for pair in pairs if pair.pruned.stop is not None]:
+        first = standing[0].pruned.place
+        if any(pair.pruned.place != pair.dense.place for pair in standing):
+            raise InputError(
+                f"compensate: the cut network runs {first[1]} where the dense one does not, so that the code of the "
+                "network depends on the data; use method='batchnorm'"
+            )
+        yield repairer.meet([pair for pair in standing if pair.pruned.place == first])
 
 
-def _run(name: str, model: nn.Module, inputs: Inputs, index: int) -> Any:
-    try:
-        return call(model, inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"compensate: the {name} network does not accept batch {index} of calibration, {shapes}: {reason}"
-        ) from error
+def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:
+    cuts = recorded_cuts(pruned)
+    if cuts is not None:
+        return cuts
+    theirs = {name: tensor.shape for name, tensor in dense.state_dict().items()}
+    for name, tensor in pruned.state_dict().items():
+        if theirs.get(name) != tensor.shape:
+            raise InputError(
+                f"compensate: {name} was cut and it is not known how: give a network from remove, zero or load"
+            )
+    return Cuts({}, {})
 
 
-def _write(statistics: _Pooled, name: str) -> None:
-    """Put pooled statistics into their batch norm.
-
-    Args:
-        statistics: What it read.
-        name: Its name, for messages.
-
-    Raises:
-        InputError: If it read NaN or infinite values.
-    """
-    norm, count = statistics.norm, statistics.count
-    if count == 0:
-        return
-    if not bool((statistics.mean + statistics.squares).isfinite().all()):
-        raise InputError(
-            f"compensate: batch norm {name!r} reads NaN or infinite values on the calibration data: "
-            "check the images and the weights before it"
-        )
-    if count < 2:
-        _warn(
-            f"batch norm {name!r} saw 1 value per channel, and a variance needs at least 2: its statistics are kept"
-        )
-        return
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.copy_(statistics.mean)
-    norm.running_var.copy_(statistics.squares / (count - 1))
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.fill_(statistics.batches)
+def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPaths:
+    few = _sliced(inputs, slice(0, 2))
+    outputs = run("pruned", pruned, few, 0)
+    check_same_task(dense, few, outputs)
+    ours, theirs = output_paths(pruned, few), output_paths(dense, few)
+    norms = {layer: norm for layer, norm in ours.norms.items() if theirs.norms.get(layer) == norm}
+    sums = {layer for layer in ours.sums & theirs.sums if ours.norms.get(layer) == theirs.norms.get(layer)}
+    return OutputPaths(ours.calls, norms, frozenset(sums), max(ours.widest_bytes, theirs.widest_bytes))
 
 
-def _warn(text: str) -> None:
-    warnings.warn(f"compensate: {text}", UserWarning, stacklevel=4)
+def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> Sequence[Any]:
+    """The first batches, as many as may live at once: input, output and residual of both networks at one layer."""
+    sizes = [_length(batch) for batch in batches]
+    allowed = int(max_memory / max(LIVING * paths.widest_bytes, 1))
+    if sum(sizes) <= allowed:
+        return batches
+    count = max(1, sum(total <= allowed for total in accumulate(sizes)))
+    chosen = [*batches[:count]]
+    if sizes[0] > allowed:
+        chosen = [_sliced(batches[0], slice(0, max(1, allowed)))]
+    warn(
+        f"{max_memory / 2**20:,.0f} MiB hold the activations of {allowed} of {sum(sizes)} calibration images: "
+        "the others are not used"
+    )
+    return chosen
+
+
+def _parts(batches: Sequence[Any]) -> Iterator[tuple[Any, bool]]:
+    """Every batch without each eighth image, and then those images."""
+    last = []
+    for batch in batches:
+        size = _length(batch)
+        if size < HELD_OUT:
+            yield batch, False
+            continue
+        chosen = torch.arange(size) % HELD_OUT == HELD_OUT - 1
+        yield _sliced(batch, ~chosen), False
+        last.append(_sliced(batch, chosen))
+    for group in [last[k : k + HELD_OUT] for k in range(0, len(last), HELD_OUT)]:
+        yield from ((part, True) for part in _joined(group))
+
+
+def _joined(parts: Sequence[Any]) -> Sequence[Any]:
+    leaves = [tree_flatten(part)[0] for part in parts]
+    form = tree_flatten(parts[0])[1]
+    if any(
+        isinstance(a, Tensor) and a.shape[1:] != b.shape[1:]
+        for other in leaves[1:]
+        for a, b in zip(leaves[0], other, strict=True)
+    ):
+        return parts
+    joined = [
+        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
+        for column in zip(*leaves, strict=True)
+    ]
+    return [tree_unflatten(joined, form)]
+
+
+def _length(inputs: Any) -> int:
+    sizes = {len(leaf) for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.dim()}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _sliced(inputs: Any, images: Any) -> Any:
+    if _length(inputs) == 1:
+        return inputs
+    return tree_map(lambda leaf: leaf[images] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)

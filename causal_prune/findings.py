@@ -139,6 +139,7 @@ def arm_entries(results: Sequence[ArmResult], exports: Mapping[int, Exported]) -
                 importance=result.importance,
                 seed=result.seed,
                 accuracy_after_cut=stages.get("cut"),
+                accuracy_after_batchnorm=stages.get("batchnorm"),
                 accuracy_after_compensation=stages.get("compensation"),
                 accuracy=end.value,
                 correct=end.correct,

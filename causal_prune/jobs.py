@@ -10,6 +10,7 @@ from torch import nn
 
 from causal_prune.arms import held_out, loader
 from causal_prune.batches import seeded
+from causal_prune.compensation import Method
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
@@ -30,6 +31,11 @@ from causal_prune.sources.factories import one_line
 if TYPE_CHECKING:
     from rich.table import Table
 
+COMPENSATION: dict[str, Method] = {
+    "least-squares": "least_squares",
+    "batchnorm": "batchnorm",
+    "none": "none",
+}
 TRAINING_EPOCHS = 40
 TRAINING_LR = 0.1
 TRAINING_BATCH = 64
@@ -76,7 +82,7 @@ def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
         mode=settings.mode,
         align=settings.align,
         freeze=settings.freeze,
-        repair=settings.compensate,
+        compensation=COMPENSATION[settings.compensate],
         epochs=_epochs(settings),
         distill=settings.distill,
         arms=settings.arms,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune.arms import Mode, Recipe, held_out, loader
+from causal_prune.arms import ArmResult, Mode, Recipe, held_out, loader
 from causal_prune.batches import Inputs, copied
 from causal_prune.comparison import export_arms, judge, rivals_of, run_arms, share_curve
+from causal_prune.compensation import Method
 from causal_prune.errors import CausalPruneError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
@@ -27,6 +28,12 @@ from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, pl
 from causal_prune.report.bundle import staged
 from causal_prune.report.report import Report
 from causal_prune.trial_cuts import difference
+
+COMPENSATIONS: dict[Method, str] = {
+    "least_squares": "least squares, layer by layer",
+    "batchnorm": "batch-norm re-estimation",
+    "none": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def compress(
     mode: Mode = "remove",
     align: int | Literal["auto"] = "auto",
     freeze: Sequence[str] = (),
-    repair: bool = True,
+    compensation: Method = "least_squares",
     epochs: int = 0,
     lr: float = 0.01,
     distill: bool = True,
@@ -121,7 +128,7 @@ def compress(
         mode: "remove" makes the network physically smaller, "zero" sets filters to 0 as the documented method does.
         align: Widths are multiples of this where a layer is wide enough; "auto" reads the machine.
         freeze: Names of layers or modules that must not be cut.
-        repair: Whether batch norm is re-estimated after the cut.
+        compensation: How the cut network is repaired without labels (see `compensate`).
         epochs: Epochs of fine-tuning, at least 0.
         lr: Highest learning rate of the fine-tuning, > 0.
         distill: Whether the dense network teaches.
@@ -161,7 +168,7 @@ def compress(
         data.calibration,
         data.test,
         _example(data, device),
-        repair,
+        compensation,
         epochs,
         lr,
         distill,
@@ -213,10 +220,10 @@ def compress(
                 "importance": importance,
                 "parents": parents or "graph",
                 "epochs": epochs,
-                "compensation": "batch-norm re-estimation" if repair else "none",
+                "compensation": COMPENSATIONS[compensation],
             },
             read={"split": data.split, "data": data.name, "classes": len(data.classes)},
-            notes=tuple(_notes(graph, data, block, importance, parents)),
+            notes=(*_notes(graph, data, block, importance, parents), *_repairs(results[1])),
             threads=threads,
         )
         smaller = results[1].model.cpu().eval()
@@ -263,3 +270,15 @@ def _notes(
             yield f"frozen together, because {group.frozen}: {layers}"
     if any(group.approximate for group in graph.prunable):
         yield "a normalisation over channels makes removal differ from silencing in some layers (approximate)"
+
+
+def _repairs(causal: ArmResult) -> Iterator[str]:
+    kept = [repair for repair in causal.repairs if repair.outcome == "kept"]
+    if causal.repairs:
+        refitted = sum(repair.outcome == "refitted" for repair in causal.repairs)
+        yield f"compensation refitted {refitted} of {len(causal.repairs)} layers of the causal arm"
+    for repair in kept:
+        yield f"compensation left the weights of {repair.layer} as they were cut: {repair.reason}"
+    for repair in causal.repairs:
+        if repair.remark:
+            yield f"compensation of {repair.layer}: {repair.remark}"

@@ -8,17 +8,15 @@ from typing import Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
+from causal_prune.allocation import TargetKind, by_curves, equal_shares, share_kept
 from causal_prune.errors import InputError, TargetError
-from causal_prune.graph_types import FilterGraph, Group, Layer
+from causal_prune.graph_types import FilterGraph, Group
 from causal_prune.importance import FilterScores
 from causal_prune.surgery import Cuts, LayerCut, ParameterCut, cuts_of
 
-TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
 PLAN_FORMAT = 1
-SMALLEST_WIDTH = 1
-CLOSE = 0.01
-"""A target counts as met within this share of it, from below."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +105,17 @@ def plan(
 ) -> PruningPlan:
     """Choose the units that go, so that a target is met from below.
 
-    Every prunable group gives up the same share of its units, those of the smallest scores; the share is the
-    largest kept one that meets the target, found by bisection over the widths that the network can have.
+    Where the scores have elimination curves, the removals are spread so that they lose the least for what they save
+    (see `allocation.by_curves`), and units go in the order of the curves. Otherwise every prunable group gives up the
+    same share of its units, those of the smallest scores; the share is the largest kept one that meets the target,
+    found by bisection over the widths that the network can have.
 
     Args:
         graph: From `trace`.
         scores: One score per unit and prunable group, from `score`; units of small scores go first.
         keep_macs: Share of the multiply-accumulates that stays, in (0, 1).
         keep_params: Share of the parameters of convolutions, linear and normalisation layers that stays, in (0, 1).
-        remove_filters: Share of each group's units that goes, in (0, 1).
+        remove_filters: Share of the units that goes, in (0, 1): of all groups together with curves, else of each group.
         align: Widths are multiples of this number, or of a half, a quarter ... of it in groups less than four times
             as wide; single units are given back where the target would be missed by more than 1 %.
 
@@ -127,13 +127,19 @@ def plan(
             graph's.
         TargetError: If nothing is prunable, or the target is out of reach; the reachable range is named.
 
-    Cost: about 30 evaluations of the cost of the network, no forward pass.
+    Cost: a few dozen evaluations of the cost of the network, no forward pass.
     """
     kind, requested = checked_target(
         {"keep_macs": keep_macs, "keep_params": keep_params, "remove_filters": remove_filters}
     )
     check_prunable(graph)
-    widths = _equal_shares(graph, kind, requested, alignment(align))
+    block = alignment(align)
+    for group in graph.prunable:
+        _check_scores(group, scores)
+    if scores.curves:
+        widths = by_curves(graph, scores.curves, kind, requested, block)
+    else:
+        widths = equal_shares(graph, kind, requested, block)
     return plan_widths(graph, scores, widths, kind=kind, requested=requested)
 
 
@@ -212,10 +218,19 @@ def plan_widths(
     kept: dict[str, tuple[int, ...]] = {}
     for group in graph.prunable:
         _check_scores(group, scores)
-        order = torch.argsort(scores.groups[group.name], descending=True, stable=True)
-        kept[group.name] = group.first(widths[group.name], order.tolist())
-    achieved = _share(graph, kind, {name: len(units) for name, units in kept.items()})
+        kept[group.name] = group.first(widths[group.name], _best_first(group, scores).tolist())
+    orders = {
+        group.name: [u for u in range(group.size) if u not in set(kept[group.name])]
+        for group in graph.prunable
+    }
+    achieved = share_kept(graph, kind, {name: len(units) for name, units in kept.items()}, orders)
     return PruningPlan(Target(kind, requested, achieved), kept, cuts_of(graph, kept))
+
+
+def _best_first(group: Group, scores: FilterScores) -> Tensor:
+    if group.name in scores.curves:
+        return scores.curves[group.name].order.flip(0)
+    return torch.argsort(scores.groups[group.name], descending=True, stable=True)
 
 
 def _check_scores(group: Group, scores: FilterScores) -> None:
@@ -227,106 +242,6 @@ def _check_scores(group: Group, scores: FilterScores) -> None:
         )
     if bool(values.isnan().any()):
         raise InputError(f"scores: the scores of group {group.name} hold NaN")
-
-
-def _step(group: Group, align: int) -> int:
-    while align > 1 and group.size < 4 * align:
-        align //= 2
-    return align
-
-
-def _width(group: Group, share: float, align: int) -> int:
-    step = _step(group, align)
-    return max(int(group.size * share + 1e-9) // step * step, min(step, group.size), SMALLEST_WIDTH)
-
-
-def _equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align: int) -> dict[str, int]:
-    if kind == "remove_filters":
-        return {
-            group.name: max(group.size - int(group.size * requested + 1e-9), SMALLEST_WIDTH)
-            for group in graph.prunable
-        }
-    least = _share(graph, kind, {group.name: SMALLEST_WIDTH for group in graph.prunable})
-    if least > requested:
-        raise TargetError(f"{kind}={requested} is out of reach: between {least:.3f} and 1 can be kept here")
-
-    def widths(share: float, block: int) -> dict[str, int]:
-        return {group.name: _width(group, share, block) for group in graph.prunable}
-
-    block = align
-    while block > 1 and _share(graph, kind, widths(0.0, block)) > requested:
-        block //= 2
-    low, high = 0.0, 1.0
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        low, high = (
-            (middle, high) if _share(graph, kind, widths(middle, block)) <= requested else (low, middle)
-        )
-    found = widths(low, block)
-    while True:
-        found = _fill(graph, kind, requested, found, block)
-        if block == 1 or _share(graph, kind, found) >= requested * (1 - CLOSE):
-            return found
-        block //= 2
-
-
-def _fill(
-    graph: FilterGraph, kind: TargetKind, requested: float, widths: dict[str, int], align: int
-) -> dict[str, int]:
-    """Give back steps, to the relatively narrowest groups first, while the target allows it."""
-    open_groups = {group.name: group for group in graph.prunable}
-    while open_groups:
-        name = min(open_groups, key=lambda key: (widths[key] / open_groups[key].size, key))
-        group = open_groups[name]
-        wider = widths | {name: widths[name] + _step(group, align)}
-        if wider[name] <= group.size and _share(graph, kind, wider) <= requested:
-            widths = wider
-        else:
-            del open_groups[name]
-        if _share(graph, kind, widths) >= requested * (1 - CLOSE):
-            break
-    return widths
-
-
-def _share(graph: FilterGraph, kind: TargetKind, widths: Mapping[str, int]) -> float:
-    if kind == "remove_filters":
-        total = sum(group.size for group in graph.prunable)
-        return 1 - sum(widths[group.name] for group in graph.prunable) / total
-    dense, left = cost(graph, {g.name: g.size for g in graph.prunable}), cost(graph, widths)
-    return left[kind == "keep_params"] / dense[kind == "keep_params"]
-
-
-def cost(graph: FilterGraph, widths: Mapping[str, int]) -> tuple[float, float]:
-    """Multiply-accumulates for one image and parameters of a network at given widths.
-
-    Args:
-        graph: From `trace`.
-        widths: Units that stay, by group.
-
-    Returns:
-        Both numbers, of convolutions, linear and normalisation layers.
-    """
-    kept: dict[tuple[str, str], float] = {}
-    for group in graph.prunable:
-        lost = 1 - widths[group.name] / group.size
-        for member in group.members:
-            layer = graph.layers.get(member.layer)
-            if layer is not None:
-                extent = layer.filters if member.axis == "out" else layer.inputs
-                key = (member.layer, member.axis)
-                kept[key] = kept.get(key, 1.0) - lost * len(member.positions) / extent
-    macs = params = 0.0
-    for name, layer in graph.layers.items():
-        rows = kept.get((name, "out"), 1.0)
-        columns = 1.0 if layer.grouping == "blocks" else kept.get((name, "in"), 1.0)
-        biases = _biases(layer)
-        macs += layer.macs * rows * columns
-        params += rows * ((layer.params - biases) * columns + biases)
-    return macs, params
-
-
-def _biases(layer: Layer) -> int:
-    """Parameters of a layer that belong to a filter but to none of its inputs."""
-    read = layer.inputs // layer.groups
-    # a filter's weights are a multiple of the channels that it reads; what is left over are its biases
-    return layer.params // layer.filters % read * layer.filters if read else 0
+    curve = scores.curves.get(group.name)
+    if scores.curves and (curve is None or len(curve.order) != group.size):
+        raise InputError(f"scores: no elimination curve for the {group.size} units of group {group.name}")

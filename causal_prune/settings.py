@@ -43,6 +43,11 @@ def _pairs(value: object) -> object:
     return {key.strip(): text for key, _, text in pairs}
 
 
+def _compensation(value: object) -> object:
+    """Take true and false for the best repair and none."""
+    return ("least-squares" if value else "none") if isinstance(value, bool) else value
+
+
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(gt=0, lt=1)]
@@ -98,7 +103,9 @@ class RunSettings(BaseModel):
     freeze: Annotated[tuple[Text, ...], BeforeValidator(_names)] = Field(
         default=(), description="a list of names of layers"
     )
-    compensate: bool = Field(default=True, description="true or false")
+    compensate: Annotated[Literal["least-squares", "batchnorm", "none"], BeforeValidator(_compensation)] = (
+        Field(default="least-squares", description="least-squares, batchnorm or none")
+    )
     calibration_images: Annotated[Whole, Field(ge=1)] = Field(
         default=1024, description="a whole number of at least 1"
     )

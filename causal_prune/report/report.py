@@ -71,6 +71,7 @@ class Arm(Strict):
     importance: str | None
     seed: int | None
     accuracy_after_cut: Share | None
+    accuracy_after_batchnorm: Share | None = None
     accuracy_after_compensation: Share | None
     accuracy: Share
     correct: Count

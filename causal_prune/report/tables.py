@@ -31,6 +31,7 @@ class ArmRow:
     interval: str
     counted: str
     after_cut: str
+    after_batchnorm: str
     after_compensation: str
     change: str
     mcnemar_p: str
@@ -91,6 +92,7 @@ def _single(
         interval=interval(arm.ci95),
         counted=f"{arm.correct:,} of {arm.total:,}",
         after_cut=percent(arm.accuracy_after_cut),
+        after_batchnorm=percent(arm.accuracy_after_batchnorm),
         after_compensation=percent(arm.accuracy_after_compensation),
         change=NONE if kind == "dense" else points(arm.accuracy - dense.accuracy),
         mcnemar_p=probability(arm.mcnemar_p),
@@ -122,6 +124,7 @@ def _summary(arms: Sequence[Arm], dense: Arm) -> ArmRow:
         interval=f"range {interval((min(accuracies), max(accuracies)))}",
         counted=plural(len(arms), "seed"),
         after_cut=spread_of([arm.accuracy_after_cut for arm in arms]),
+        after_batchnorm=spread_of([arm.accuracy_after_batchnorm for arm in arms]),
         after_compensation=spread_of([arm.accuracy_after_compensation for arm in arms]),
         change=points(fmean(accuracies) - dense.accuracy),
         mcnemar_p="",

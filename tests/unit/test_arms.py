@@ -52,7 +52,9 @@ def network() -> nn.Module:
 def recipe() -> Recipe:
     train = Counted(60, 1)
     example = torch.zeros(2, 2, 6, 6)
-    return Recipe(network(), train, Counted(30, 2), Counted(40, 3), example, True, 1, 0.05, True, 7, "cpu")
+    return Recipe(
+        network(), train, Counted(30, 2), Counted(40, 3), example, "least_squares", 1, 0.05, True, 7, "cpu"
+    )
 
 
 def scored(net: nn.Module, seed: int = 0) -> tuple[FilterGraph, FilterScores]:
@@ -71,7 +73,7 @@ def test_an_arm_reads_each_test_image_once_for_all_its_stages(recipe: Recipe, mo
     arm = run_arm(recipe, planned(recipe.dense), name="causal", importance="test", seed=None, mode=mode)
     assert recipe.test.fetched == Counter(range(40))
     assert recipe.train.fetched == Counter(range(60)), "one epoch"
-    assert arm.stages.keys() == {"cut", "compensation", "end"}
+    assert arm.stages.keys() == {"cut", "batchnorm", "compensation", "end"}
     assert all(stage.total == 40 for stage in arm.stages.values())
 
 
@@ -81,11 +83,13 @@ def test_the_stages_are_those_of_the_networks_on_the_way(recipe: Recipe, mode: s
     before = {key: value.clone() for key, value in recipe.dense.state_dict().items()}
     arm = run_arm(recipe, chosen, name="random", importance="random", seed=4, mode=mode)
     after_cut = remove(recipe.dense, chosen) if mode == "remove" else zero(recipe.dense, chosen)
-    repaired = compensate(after_cut, recipe.dense, loader(recipe.calibration))
-    expected = evaluate({"cut": after_cut, "compensation": repaired, "end": arm.model}, loader(recipe.test))
+    repaired = compensate(after_cut, recipe.dense, loader(recipe.calibration), seed=recipe.seed)
+    cheap = compensate(after_cut, recipe.dense, loader(recipe.calibration), method="batchnorm")
+    stations = {"cut": after_cut, "batchnorm": cheap, "compensation": repaired, "end": arm.model}
+    expected = evaluate(stations, loader(recipe.test))
     for stage, accuracy in expected.items():
         assert accuracy.predictions.tolist() == arm.stages[stage].predictions.tolist()
-    assert len({accuracy.predictions_sha256 for accuracy in expected.values()}) == 3, (
+    assert len({accuracy.predictions_sha256 for accuracy in expected.values()}) == 4, (
         "every step does something"
     )
     assert (arm.name, arm.importance, arm.seed) == ("random", "random", 4)
@@ -107,7 +111,7 @@ def test_masks_hold_while_a_zeroed_network_is_tuned(recipe: Recipe) -> None:
 
 
 def test_without_repair_and_tuning_the_stages_are_equal(recipe: Recipe) -> None:
-    bare = replace(recipe, repair=False, epochs=0)
+    bare = replace(recipe, compensation="none", epochs=0)
     arm = run_arm(bare, planned(recipe.dense), name="causal", importance="test", seed=None, mode="remove")
     assert len({stage.predictions_sha256 for stage in arm.stages.values()}) == 1
     assert not recipe.train.fetched
@@ -150,7 +154,9 @@ def test_the_curve_is_measured_on_the_first_validation_images(recipe: Recipe) ->
     assert validation.fetched == Counter(dict.fromkeys(range(CURVE_IMAGES), 2))
     assert not recipe.test.fetched and not recipe.train.fetched
     for key, make in plans.items():
-        small = compensate(remove(recipe.dense, make()), recipe.dense, loader(recipe.calibration))
+        small = compensate(
+            remove(recipe.dense, make()), recipe.dense, loader(recipe.calibration), method="batchnorm"
+        )
         with torch.no_grad():
             hits = small(validation.images[:CURVE_IMAGES]).argmax(1) == validation.labels[:CURVE_IMAGES]
         assert found[key] == pytest.approx(float(hits.double().mean()))

@@ -39,7 +39,7 @@ def recipe() -> Recipe:
             nn.Flatten(), nn.Linear(80, 3),
         ).eval()  # fmt: skip
     sets = [random_images(40, seed) for seed in range(3)]
-    return Recipe(net, *sets, torch.zeros(2, 1, 6, 6), False, 0, 0.01, False, 0, "cpu")
+    return Recipe(net, *sets, torch.zeros(2, 1, 6, 6), "none", 0, 0.01, False, 0, "cpu")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from causal_prune.filter_graph import trace
 from causal_prune.settings import load_settings
 from causal_prune.sources import load_data, load_model, load_weights
 
@@ -16,6 +17,14 @@ CIFAR = f"{EXAMPLES}/cifar_resnet.py"
 def test_cifar_resnets_have_the_published_sizes(depth: int, parameters: int) -> None:
     model = load_model(f"{CIFAR}:resnet{depth}")
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("vgg16_half", 3_684_842), ("mobilenet_v2_half", 587_178)])
+def test_half_width_networks_read_cifar_and_can_be_pruned(name: str, parameters: int) -> None:
+    model = load_model(f"{EXAMPLES}/cifar_vgg_mobilenet.py:{name}").eval()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert not [group for group in trace(model, torch.randn(2, 3, 32, 32)).groups[:-1] if group.frozen]
 
 
 def test_option_a_shortcut_pads_channels_and_skips_pixels() -> None:

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from causal_prune.allocation import FLOOR, cost, share_kept
 from causal_prune.channel_removal import remove
 from causal_prune.errors import InputError, TargetError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
+from causal_prune.importance.scores import EliminationCurve
 from causal_prune.measure.cost import count_cost
-from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, cost, plan, plan_widths
+from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan, plan_widths
 
 
 class Residual(nn.Module):
@@ -313,3 +315,87 @@ def test_plans_are_nested_as_the_budget_shrinks_where_units_are_small() -> None:
     for less, more in pairwise(plans):
         assert all(set(less[group.name]) <= set(more[group.name]) for group in graph.prunable)
         assert less != more
+
+
+def curved(graph: FilterGraph, flat: str) -> FilterScores:
+    """Quadratic curves; those of one group rise a hundred times slower."""
+    groups, curves = {}, {}
+    for group in graph.prunable:
+        order = torch.arange(group.size).flip(0)
+        steps = torch.arange(group.size + 1, dtype=torch.float64) / group.size
+        curves[group.name] = EliminationCurve(order, steps**2 * (0.01 if group.name == flat else 1.0))
+        groups[group.name] = torch.argsort(order).double()
+    return FilterScores("test", "", groups, {}, curves)
+
+
+@pytest.mark.parametrize("name", ["residual", "mixed", "mobilenet_v2"])
+@pytest.mark.parametrize("target", [{"keep_macs": 0.5}, {"keep_params": 0.6}, {"keep_macs": 0.85}])
+@pytest.mark.parametrize("align", [1, 4])
+def test_curves_meet_the_target_from_below_and_leave_a_floor(
+    name: str, target: dict[str, float], align: int
+) -> None:
+    make, size = NETS[name]
+    graph = trace(make(), torch.zeros(2, 3, size, size), prove=False)
+    scores = curved(graph, graph.prunable[0].name)
+    chosen = plan(graph, scores, align=align, **target)
+    (requested,) = target.values()
+    assert chosen.target.achieved <= requested
+    widths = {name: len(units) for name, units in chosen.kept_units.items()}
+    orders = {name: curve.order.tolist() for name, curve in scores.curves.items()}
+    (kind,) = target
+    wider = [widths | {g.name: widths[g.name] + 1} for g in graph.prunable if widths[g.name] < g.size]
+    finest = min(share_kept(graph, kind, more, orders) for more in wider)
+    assert chosen.target.achieved >= requested * 0.99 or finest > requested, (
+        "a single unit more would be too much"
+    )
+    for group in graph.prunable:
+        kept = chosen.kept_units[group.name]
+        assert len(kept) >= group.size * FLOOR - 1
+        assert kept == tuple(range(len(kept))), "units go in the order of the curve"
+
+
+def test_a_group_whose_removals_cost_little_gives_up_more() -> None:
+    graph = trace(Residual(), torch.zeros(2, 3, 6, 6))
+    for flat in ("a", "hidden"):
+        chosen = plan(graph, curved(graph, flat), remove_filters=0.3)
+        shares = {group.name: len(chosen.kept_units[group.name]) / group.size for group in graph.prunable}
+        assert min(shares, key=lambda name: shares[name]) == flat
+        total = sum(group.size for group in graph.prunable)
+        assert sum(map(len, chosen.kept_units.values())) == total - int(total * 0.3)
+
+
+def test_greedy_on_convex_curves_is_the_best_of_all_allocations() -> None:
+    """Two groups whose costs add up: every pair of widths is tried."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 10, 1),
+        nn.ReLU(),
+        nn.Conv2d(10, 2, 1),
+    )
+    graph = trace(net, torch.zeros(2, 3, 6, 6), freeze=["2"])
+    first, second = (group.name for group in graph.prunable)
+    scores = curved(graph, first)
+    u, v = (scores.curves[name].unexplained for name in (first, second))
+    dense = cost(graph, {first: 8, second: 10})[0]
+    chosen = plan(graph, scores, keep_macs=0.6)
+    widths = {name: len(units) for name, units in chosen.kept_units.items()}
+    lost = float(u[8 - widths[first]] + v[10 - widths[second]])
+    least = min(
+        float(u[8 - a] + v[10 - b])
+        for a in range(1, 9)
+        for b in range(1, 11)
+        if cost(graph, {first: a, second: b})[0] <= 0.6 * dense
+    )
+    step = float((v[1:] - v[:-1]).max())
+    assert least <= lost <= least + step
+
+
+def test_curves_that_miss_a_group_are_refused() -> None:
+    graph = trace(Residual(), torch.zeros(2, 3, 6, 6))
+    whole = curved(graph, "a")
+    missing = {name: curve for name, curve in whole.curves.items() if name != "a"}
+    with pytest.raises(InputError, match="no elimination curve for the 20 units of group a"):
+        plan(graph, FilterScores("test", "", whole.groups, {}, missing), keep_macs=0.5)

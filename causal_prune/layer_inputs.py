@@ -1,0 +1,161 @@
+"""Convolutions and linear layers as matrix products: what the weight is multiplied with, row by row."""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from causal_prune.layer_rules import MIXING, Convolution
+
+PATCH_BYTES = 64_000_000
+"""Patches of one layer are unfolded in chunks of about this size."""
+
+
+def groups_of(module: nn.Module) -> int:
+    """Number of independent products that a layer is made of.
+
+    Args:
+        module: A convolution or linear layer.
+
+    Returns:
+        The groups of a convolution; 1 for a linear layer.
+    """
+    return module.groups if isinstance(module, Convolution) else 1
+
+
+def matrix_of(module: nn.Module, weight: Tensor) -> Tensor:
+    """A weight as one matrix per group.
+
+    Args:
+        module: A convolution or linear layer.
+        weight: Its weight, or any tensor of the same layout.
+
+    Returns:
+        Shape (groups, filters per group, inputs per group times kernel elements); a view where that is possible.
+    """
+    groups = groups_of(module)
+    if getattr(module, "transposed", False):
+        blocks = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        return blocks.transpose(1, 2).flatten(2)
+    return weight.reshape(groups, weight.shape[0] // groups, -1)
+
+
+def weight_of(module: nn.Module, matrix: Tensor) -> Tensor:
+    """Undo `matrix_of`.
+
+    Args:
+        module: A convolution or linear layer.
+        matrix: Shape (groups, filters per group, inputs per group times kernel elements).
+
+    Returns:
+        The same numbers in the layout of the layer's weight.
+    """
+    shape = cast(Tensor, module.weight).shape
+    if getattr(module, "transposed", False):
+        groups, outside = matrix.shape[:2]
+        return matrix.reshape(groups, outside, shape[0] // groups, -1).transpose(1, 2).reshape(shape)
+    return matrix.reshape(shape)
+
+
+def channel_dim(module: nn.Module, tensor: Tensor) -> int:
+    """The dimension that holds a layer's channels.
+
+    Args:
+        module: A convolution or linear layer.
+        tensor: What it reads or writes.
+
+    Returns:
+        The last dimension for linear layers; for convolutions the one before the spatial ones.
+    """
+    return tensor.dim() - 1 if isinstance(module, nn.Linear) else tensor.dim() - 1 - _rank(module)
+
+
+def places_of(module: nn.Module, out: Tensor) -> int:
+    """Number of output places of one image of a convolution.
+
+    Args:
+        module: A convolution or linear layer.
+        out: Its output.
+
+    Returns:
+        The product of the spatial extents; 1 for linear layers, all of whose places are rows of their own.
+    """
+    return 1 if isinstance(module, nn.Linear) else prod(out.shape[channel_dim(module, out) + 1 :])
+
+
+def rows(
+    module: nn.Module, source: Tensor, out: Tensor, places: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of what a layer reads and what belongs to its outputs, in chunks of rows.
+
+    Row n of the first, times `matrix_of(module, weight)` transposed, is row n of the layer's output without bias.
+
+    Args:
+        module: A convolution or linear layer.
+        source: Its input.
+        out: A tensor of the shape of its output.
+        places: Output places (of convolutions, counted row by row) that are taken, the same in every image, int64;
+            None for all.
+
+    Yields:
+        Inputs of shape (groups, rows, inputs per group times kernel elements) and outputs of shape (groups, rows,
+        filters per group).
+    """
+    groups = groups_of(module)
+    if isinstance(module, nn.Linear):
+        yield source.reshape(1, -1, source.shape[-1]), out.reshape(1, -1, out.shape[-1])
+        return
+    rank = _rank(module)
+    if source.dim() == rank + 1:  # an image without a batch
+        source, out = source.unsqueeze(0), out.unsqueeze(0)
+    kernel = cast(tuple[int, ...], module.kernel_size)
+    extent = out.shape[2:]
+    taken = prod(extent) if places is None else len(places)
+    size = max(1, PATCH_BYTES // max(1, source.shape[1] * taken * prod(kernel) * source.element_size()))
+    for images, answers in zip(source.split(size), out.split(size), strict=True):
+        patches = _patches(module, images, extent, places)
+        wanted = answers.flatten(2) if places is None else answers.flatten(2)[:, :, places]
+        wanted = wanted.transpose(1, 2).reshape(len(patches), groups, -1)
+        yield patches.reshape(len(patches), groups, -1).transpose(0, 1), wanted.transpose(0, 1)
+
+
+def _rank(module: nn.Module) -> int:
+    assert isinstance(module, MIXING)
+    return len(cast(tuple[int, ...], module.kernel_size))
+
+
+def _patches(module: Any, images: Tensor, extent: torch.Size, places: Tensor | None) -> Tensor:
+    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    rank = len(kernel)
+    if module.transposed:
+        padded, stride = _spread(module, images, extent), (1,) * rank
+    else:
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        padded = F.pad(images, module._reversed_padding_repeated_twice, mode=mode)
+    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        padded = padded.unfold(2 + axis, (k - 1) * d + 1, s)[..., ::d]
+    if places is None:
+        order = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
+        taps = padded.permute(*order).reshape(-1, images.shape[1], *kernel)
+    else:
+        at: Any = (..., *torch.unravel_index(places, tuple(extent)), *[slice(None)] * rank)
+        taps = padded[at].transpose(1, 2).flatten(0, 1)
+    if module.transposed:
+        taps = taps.flip(tuple(range(2, 2 + rank)))
+    return taps
+
+
+def _spread(module: Any, images: Tensor, extent: torch.Size) -> Tensor:
+    """Images with zeros between their pixels: over them a transposed convolution is one of stride 1, taps reversed."""
+    sizes = [(n - 1) * s + 1 for n, s in zip(images.shape[2:], module.stride, strict=True)]
+    spread = images.new_zeros(*images.shape[:2], *sizes)
+    steps = [slice(None, None, s) for s in module.stride]
+    spread[(slice(None), slice(None), *steps)] = images
+    margins = []
+    for n, e, k, d, p in zip(sizes, extent, module.kernel_size, module.dilation, module.padding, strict=True):
+        reach = (k - 1) * d
+        margins.append((reach - p, e + p - n))
+    return F.pad(spread, [amount for pair in reversed(margins) for amount in pair])

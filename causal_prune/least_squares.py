@@ -1,0 +1,158 @@
+"""Ridge regression from streamed sums: how a layer's weight must change so that its output fits better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Candidates, as shares of the mean diagonal of the Gram matrix; held-out rows choose among them."""
+ROWS = 16384
+"""Rows are multiplied in their own precision in chunks of this many, and the products added up in float64."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is added to a layer's weight and bias.
+
+    Attributes:
+        weight: Shape (groups, outputs, inputs).
+        bias: Shape (groups, outputs); 0 where no intercept was asked for.
+        ridge: The candidate that was chosen.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    ridge: float
+
+
+@dataclass
+class _Sums:
+    """Sums over rows of inputs x and residuals r, both shifted by constants."""
+
+    count: int
+    x: Tensor
+    r: Tensor
+    xx: Tensor
+    xr: Tensor
+    rr: Tensor
+
+
+class Regression:
+    """Fits residuals r by a change D of the weight, and a change c of the bias, that is as small as it can be.
+
+    minimises  sum_n || r_n - D x_n - c ||^2 + ridge * mean(diag G) * || D ||^2,    G = sum_n (x_n - m)(x_n - m)^T
+
+    with m the mean of x; without an intercept c and m are 0. D = 0 where there is nothing to explain, and inputs
+    that do not vary get no change. The rows are split into fitted and held-out ones; the ridge is the candidate of
+    `RIDGES` with the least squared error on those held out, the middle one (1e-4) where there are none.
+
+    Args:
+        intercept: Whether c is free.
+    """
+
+    def __init__(self, *, intercept: bool) -> None:
+        self.intercept = intercept
+        self.shift: tuple[Tensor, Tensor] | None = None
+        self.sums: dict[bool, _Sums] = {}
+
+    def add(self, inputs: Tensor, residuals: Tensor, *, held_out: bool) -> None:
+        """Count rows.
+
+        Args:
+            inputs: Shape (groups, rows, inputs).
+            residuals: Shape (groups, rows, outputs).
+            held_out: Whether the rows judge the fit instead of making it.
+        """
+        if inputs.element_size() < 4:
+            inputs, residuals = inputs.float(), residuals.float()
+        for x, r in zip(inputs.split(ROWS, dim=1), residuals.split(ROWS, dim=1), strict=True):
+            if self.shift is None:
+                # constants near the mean keep the products small; what is left of the mean is taken off in `solve`
+                means = x.mean(dim=1, keepdim=True), r.mean(dim=1, keepdim=True)
+                self.shift = means if self.intercept else (means[0] * 0, means[1] * 0)
+            x, r = x - self.shift[0], r - self.shift[1]
+            new = _Sums(
+                x.shape[1],
+                x.sum(dim=1).double(),
+                r.sum(dim=1).double(),
+                (x.mT @ x).double(),
+                (x.mT @ r).double(),
+                r.square().sum(dim=1).double(),
+            )
+            old = self.sums.get(held_out)
+            if old is None:
+                self.sums[held_out] = new
+            else:
+                old.count += new.count
+                for name in ("x", "r", "xx", "xr", "rr"):
+                    getattr(old, name).add_(getattr(new, name))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that make the fit."""
+        return self.sums[False].count if False in self.sums else 0
+
+    @property
+    def unknowns(self) -> int:
+        """Number of weights per output."""
+        return self.sums[False].xx.shape[1] if False in self.sums else 0
+
+    def solve(self, ridges: Sequence[float] = RIDGES) -> Correction | None:
+        """The least change that explains most.
+
+        Args:
+            ridges: Candidates.
+
+        Returns:
+            The correction, in float64; None where there are no rows, or sums are not finite.
+
+        Cost: a Cholesky factorisation per candidate, cubic in the number of inputs.
+        """
+        fit, judge = self.sums.get(False), self.sums.get(True)
+        if fit is None or self.shift is None:
+            return None
+        mean_x, mean_r = fit.x / fit.count, fit.r / fit.count
+        if not self.intercept:
+            mean_x, mean_r = mean_x * 0, mean_r * 0
+        gram = fit.xx - fit.count * mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
+        cross = fit.xr - fit.count * mean_x.unsqueeze(2) * mean_r.unsqueeze(1)
+        if not bool(gram.isfinite().all()) or not bool(cross.isfinite().all()):
+            return None
+        best: tuple[float, float, Tensor] | None = None
+        for ridge in ridges if judge is not None else (1e-4,):
+            change = _ridge(gram, cross, ridge)
+            if change is None:
+                continue
+            left = (
+                0.0 if judge is None else _error(judge, change, mean_r - (mean_x.unsqueeze(1) @ change)[:, 0])
+            )
+            if best is None or left < best[0]:
+                best = left, ridge, change
+        if best is None:
+            return None
+        _, ridge, change = best
+        shift_x, shift_r = (shift.double() for shift in self.shift)
+        offset = (mean_r.unsqueeze(1) + shift_r) - (mean_x.unsqueeze(1) + shift_x) @ change
+        if not self.intercept:
+            offset = offset * 0
+        return Correction(change.mT, offset[:, 0], ridge)
+
+
+def _ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor | None:
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    amount = ridge * diagonal.clamp_min(0).mean(dim=1)
+    amount = torch.where(amount > 0, amount, torch.ones_like(amount))  # inputs that never vary change nothing
+    loaded = gram + torch.diag_embed(amount.unsqueeze(1).expand_as(diagonal))
+    factor, failed = torch.linalg.cholesky_ex(loaded)
+    if bool(failed.any()):
+        return None
+    return torch.cholesky_solve(cross, factor)
+
+
+def _error(sums: _Sums, change: Tensor, offset: Tensor) -> float:
+    """Sum over rows of || r - D x - c ||^2, from the sums alone."""
+    quadratic = ((sums.xx @ change) * change).sum(dim=1) - 2 * (sums.xr * change).sum(dim=1) + sums.rr
+    linear = (sums.x.unsqueeze(1) @ change)[:, 0] - sums.r
+    return float((quadratic + 2 * offset * linear + sums.count * offset.square()).sum())
