@@ -1,4 +1,3 @@
-import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +125,7 @@ def test_the_curve_has_causal_and_every_random_seed_at_every_share(
     assert found["shares"] == SHARES and found["causal"] == SHARES
     assert found["random"] == tuple((share + 14, share + 15) for share in SHARES)
     for (share, name, seed), chosen in asked.items():
-        theirs = dataclasses.replace(scores, curves={}) if name == "causal" else rivals[seed - 4].scores
+        theirs = replace(scores, curves={}) if name == "causal" else rivals[seed - 4].scores
         assert chosen == plan(graph, theirs, remove_filters=share)
 
 
