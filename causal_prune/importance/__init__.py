@@ -13,6 +13,7 @@ from causal_prune.importance import (
     documented,
     geometric_median,
     magnitude,
+    pcace,
     random,
     structural,
     taylor,
@@ -28,10 +29,11 @@ METHODS: Mapping[str, Method] = {
     "geometric_median": geometric_median.score,
     "batchnorm_scale": batchnorm_scale.score,
     "ablation": ablation.score,
+    "pcace": pcace.score,
     "random": random.score,
 }
 
-WITH_LABELS = frozenset({"taylor", "ablation"})
+WITH_LABELS = frozenset({"taylor", "ablation", "pcace"})
 """Methods that look at the loss: they need the network and labelled images."""
 
 
