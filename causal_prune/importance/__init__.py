@@ -12,6 +12,7 @@ from causal_prune.importance import (
     batchnorm_scale,
     documented,
     geometric_median,
+    iba,
     magnitude,
     pcace,
     random,
@@ -30,10 +31,11 @@ METHODS: Mapping[str, Method] = {
     "batchnorm_scale": batchnorm_scale.score,
     "ablation": ablation.score,
     "pcace": pcace.score,
+    "iba": iba.score,
     "random": random.score,
 }
 
-WITH_LABELS = frozenset({"taylor", "ablation", "pcace"})
+WITH_LABELS = frozenset({"taylor", "ablation", "pcace", "iba"})
 """Methods that look at the loss: they need the network and labelled images."""
 
 

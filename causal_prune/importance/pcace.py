@@ -49,10 +49,10 @@ def score(
     For the images of one class: the raw maps of a filter, one row per image, are standardised, reduced to their first
     k = 3 principal components z_1..z_k, and given with the class's logit y to ACE (alternating conditional
     expectations, Breiman and Friedman 1985), which finds phi_1..phi_k and theta such that sum_m phi_m(z_m) explains
-    theta(y) best. The score is corr(sum_m phi_m(z_m), theta(y)) (Casacuberta et al. 2021, "PCACE", section 3), minus
-    the mean of the same with the logits permuted, for 20 filters spread over the ranks: with 300 images ACE finds a
-    correlation of .4 between numbers that have nothing to do with each other, and more with fewer. Never below 0. The published script
-    correlates the first component's transform only and misses what lies in the others.
+    theta(y) best. The score is corr(sum_m phi_m(z_m), theta(y)) (Casacuberta et al. 2021, "PCACE"), minus the mean of
+    the same with the logits permuted, for 20 filters spread over the ranks: with 300 images ACE finds a correlation
+    of .4 between numbers that have nothing to do with each other, and more with fewer. Never below 0. The published
+    script correlates the first component's transform only and misses what lies in the others.
 
     The class is the one with the most images, its 300 first are taken; a unit's score is the sum over its filters.
 
