@@ -83,7 +83,7 @@ def run(
         str | None,
         _option(
             "structural, documented, magnitude, magnitude_l2, taylor, geometric_median, "
-            "batchnorm_scale, ablation or random.",
+            "batchnorm_scale, ablation, pcace, iba or random.",
             "structural",
         ),
     ] = None,

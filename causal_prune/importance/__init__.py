@@ -12,7 +12,9 @@ from causal_prune.importance import (
     batchnorm_scale,
     documented,
     geometric_median,
+    iba,
     magnitude,
+    pcace,
     random,
     structural,
     taylor,
@@ -28,10 +30,12 @@ METHODS: Mapping[str, Method] = {
     "geometric_median": geometric_median.score,
     "batchnorm_scale": batchnorm_scale.score,
     "ablation": ablation.score,
+    "pcace": pcace.score,
+    "iba": iba.score,
     "random": random.score,
 }
 
-WITH_LABELS = frozenset({"taylor", "ablation"})
+WITH_LABELS = frozenset({"taylor", "ablation", "pcace", "iba"})
 """Methods that look at the loss: they need the network and labelled images."""
 
 

@@ -1,7 +1,7 @@
 """Interventions on what layers read: a network is recorded once and run again only behind the change."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -91,6 +91,31 @@ def hooked(stack: ExitStack, module: nn.Module, change: Callable[[Tensor], Tenso
 
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     stack.callback(handle.remove)
+
+
+@contextmanager
+def outputs_of(
+    model: nn.Module, names: Sequence[str], see: Callable[[str, nn.Module, Tensor], object]
+) -> Iterator[None]:
+    """Show what layers return, inside the block.
+
+    Args:
+        model: The network.
+        names: Of the layers.
+        see: Is called with the name, the layer and its output; what it returns, unless None, replaces the output.
+
+    Yields:
+        Nothing; the hooks are taken off at the end.
+    """
+
+    def hook(name: str, module: nn.Module, _: Any, output: Tensor) -> object:
+        return see(name, module, output)
+
+    with ExitStack() as stack:
+        for name in names:
+            handle = model.get_submodule(name).register_forward_hook(partial(hook, name))
+            stack.callback(handle.remove)
+        yield
 
 
 class Recorder:

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from causal_prune.filter_graph import FilterGraph, trace
-from causal_prune.filter_moments import observe
-from causal_prune.importance import METHODS, FilterScores, score
+from causal_prune.filter_moments import FilterMoments, observe
+from causal_prune.importance import METHODS, score
 from causal_prune.importance.ablation import Ablation, ablate
 from causal_prune.measure.agreement import agreement, median_agreement, spearman_by_group
 from causal_prune.progress import shown
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 128
+Data = tuple[FilterMoments, list[tuple[Tensor, Tensor]]]
 
 
 def main() -> int:
@@ -93,9 +94,18 @@ def table(name: str, options: argparse.Namespace) -> list[str]:
         f"{name}: {units} units in {len(graph.prunable)} groups, ablated on {judge.images} held-out test images",
         f"  dense loss {judge.loss:.4f} nats; ablation took {took / plain(model, judging):.0f} forward passes",
         f"  the judge with itself on two halves of its images:{_rho(own)}",
-        "  method              median   least  groups   of two halves of the data     s",
+        "  method              median   least  groups   of two halves of the data  s, thrice",
     ]
-    return lines + [row(method, model, graph, [train, labelled], judge) for method in options.methods]
+    middle, centre = len(train) // 2, max(1, len(labelled) // 2)
+    data = [
+        (observe(model, graph, images), pairs)
+        for images, pairs in (
+            (train, labelled),
+            (train[:middle], labelled[:centre]),
+            (train[middle:], labelled[centre:]),
+        )
+    ]
+    return lines + [row(method, model, graph, data, judge) for method in options.methods]
 
 
 def together(first: Ablation, second: Ablation) -> Ablation:
@@ -107,40 +117,18 @@ def together(first: Ablation, second: Ablation) -> Ablation:
     return replace(first, images=n, loss=loss, rise=rise, error={})
 
 
-def row(
-    method: str,
-    model: nn.Module,
-    graph: FilterGraph,
-    data: list[list[tuple[Tensor, Tensor]]],
-    judge: Ablation,
-) -> str:
-    """Measure one method."""
-    train, labelled = data
+def row(method: str, model: nn.Module, graph: FilterGraph, data: list[Data], judge: Ablation) -> str:
+    """Measure one method; `data` are all, and two halves."""
     begun = time.perf_counter()
-    whole = scored(method, model, graph, train, labelled)
+    whole, first, second = (
+        score(graph, moments, method=method, model=model, labelled=labelled) for moments, labelled in data
+    )
     took = time.perf_counter() - begun
-    middle, centre = len(train) // 2, max(1, len(labelled) // 2)
-    first = scored(method, model, graph, train[:middle], labelled[:centre])
-    second = scored(method, model, graph, train[middle:], labelled[centre:])
     stable = median_agreement(spearman_by_group(first.groups, second.groups))
     found = agreement(whole, judge)
     defined = [rho for rho in found.spearman_by_group.values() if rho is not None]
-    return (
-        f"  {method:<18} {_rho(found.median)}  {_rho(min(defined, default=None))}  {len(defined):>6}"
-        f"   {_rho(stable):>26}  {took:>6.1f}"
-    )
-
-
-def scored(
-    method: str,
-    model: nn.Module,
-    graph: FilterGraph,
-    train: list[tuple[Tensor, Tensor]],
-    labelled: list[tuple[Tensor, Tensor]],
-) -> FilterScores:
-    """Observe and score."""
-    moments = observe(model, graph, train)
-    return score(graph, moments, method=method, model=model, labelled=labelled)
+    least = min(defined, default=None)
+    return f"  {method:<18} {_rho(found.median)} {_rho(least)}  {len(defined):>6}   {_rho(stable):>26}  {took:>6.1f}"
 
 
 def _rho(value: float | None) -> str:

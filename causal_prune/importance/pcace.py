@@ -1,0 +1,207 @@
+"""PCACE: how strongly a filter's map, by its principal components, moves with the logit of a class."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved
+from causal_prune.errors import InputError
+from causal_prune.filter_graph import FilterGraph
+from causal_prune.filter_moments import FilterMoments
+from causal_prune.importance.replay import outputs_of
+from causal_prune.importance.scores import (
+    FilterScores,
+    Labelled,
+    Parents,
+    from_filters,
+    images_for,
+    network_for,
+)
+from causal_prune.labelled import check_labels, labels_of, logits_of
+from causal_prune.progress import track
+
+IMAGES, FEWEST = 300, 10
+"""Images of the class at most, as in the paper, and at least."""
+COMPONENTS = 3
+PERMUTATIONS = 20
+Array = NDArray[np.float64]
+
+
+def score(
+    graph: FilterGraph,
+    moments: FilterMoments,
+    *,
+    parents: Parents,
+    seed: int,
+    model: nn.Module | None = None,
+    labelled: Labelled | None = None,
+) -> FilterScores:
+    """Correlation of a filter's transformed components with the transformed logit, above that of chance.
+
+    For the images of one class: the raw maps of a filter, one row per image, are standardised, reduced to their first
+    k = 3 principal components z_1..z_k, and given with the class's logit y to ACE (alternating conditional
+    expectations, Breiman and Friedman 1985), which finds phi_1..phi_k and theta such that sum_m phi_m(z_m) explains
+    theta(y) best. The score is corr(sum_m phi_m(z_m), theta(y)) (Casacuberta et al. 2021, "PCACE"), minus the mean of
+    the same with the logits permuted, for 20 filters spread over the ranks: with 300 images ACE finds a correlation
+    of .4 between numbers that have nothing to do with each other, and more with fewer. Never below 0. The published
+    script correlates the first component's transform only and misses what lies in the others.
+
+    The class is the one with the most images, its 300 first are taken; a unit's score is the sum over its filters.
+
+    Args:
+        graph: From `trace`.
+        moments: Not used.
+        parents: Not used.
+        seed: Of the permutations.
+        model: The dense network; it is not changed.
+        labelled: Batches (inputs, labels), held out from training.
+
+    Returns:
+        The scores; 0 for a filter whose map does not vary.
+
+    Raises:
+        InputError: If an argument is missing, or no class has 10 images.
+
+    Cost: one forward pass of the class's images in one batch, and one ACE per filter: a tenth of a second with 100
+        images, a third with 300.
+    """
+    network, images = network_for("pcace", model), images_for("pcace", labelled)
+    producers = list(
+        dict.fromkeys(member.layer for group in graph.prunable for member in group.of_role("producer"))
+    )
+    inputs, label = _of_one_class(images)
+    components, logits = _components(network, producers, inputs, label)
+    generator = np.random.default_rng(seed)
+    filters: dict[str, Tensor] = {}
+    rows = [(name, row) for name, per_layer in components.items() for row in per_layer]
+    found = [correlation(row, logits) for _, row in track(rows, "pcace", unit="filter")]
+    ranked = np.argsort(found, kind="stable")
+    varied = [k for k in ranked if found[k] > 0]
+    chosen = [varied[k * len(varied) // PERMUTATIONS] for k in range(PERMUTATIONS)] if varied else []
+    chance = [correlation(rows[k][1], generator.permutation(logits)) for k in chosen]
+    floor = float(np.mean(chance)) if chance else 0.0
+    start = 0
+    for name, per_layer in components.items():
+        values = found[start : start + len(per_layer)]
+        filters[name] = (torch.tensor(values, dtype=torch.float64) - floor).clamp_min(0)
+        start += len(per_layer)
+    return from_filters("pcace", "correlation with a class's logit above chance", graph, filters)
+
+
+def correlation(components: Sequence[Array], logits: Array) -> float:
+    """Correlation of the sum of the transformed components with the transformed logit, by ACE.
+
+    Args:
+        components: Each of shape (images,); those without variance must be left out.
+        logits: Shape (images,).
+
+    Returns:
+        0 to 1; 0 where there are no components or the logits do not vary.
+    """
+    from ace.ace import ACESolver  # it imports pyplot, which no other method needs
+
+    if not components or np.ptp(logits) == 0:
+        return 0.0
+    solver = ACESolver()
+    solver.specify_data_set(list(components), logits)
+    # ACE reports its progress on stdout, and divides by 0 where a transform vanishes
+    with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        solver.solve()
+        rho = float(np.corrcoef(np.sum(solver.x_transforms, axis=0), solver.y_transform)[0, 1])
+    return max(rho, 0.0) if np.isfinite(rho) else 0.0
+
+
+def principal_components(maps: Tensor, most: int = COMPONENTS) -> list[Array]:
+    """Scores of the images on the first principal components of standardised maps.
+
+    Args:
+        maps: Shape (images, positions).
+        most: How many at most.
+
+    Returns:
+        Up to `most` arrays of shape (images,), those of largest variance first; fewer where the rank is lower. The
+        sign of each makes its largest entry positive.
+    """
+    centred = maps.double() - maps.double().mean(dim=0)
+    spread = centred.std(dim=0, correction=0)
+    # a map that is the same for all images differs by rounding only
+    usable = spread > 1e-6 * maps.double().abs().amax(dim=0).clamp_min(1e-30)
+    standard = centred[:, usable] / spread[usable]
+    if not standard.numel():
+        return []
+    values, vectors = torch.linalg.eigh(standard @ standard.mT)
+    found = []
+    for value, vector in zip(values.flip(0)[:most], vectors.flip(1).mT[:most], strict=True):
+        if value > 1e-9 * values.max():
+            signed = vector * vector[vector.abs().argmax()].sign()
+            found.append((signed * value.sqrt()).cpu().numpy())
+    return found
+
+
+def _of_one_class(images: Labelled) -> tuple[list[object], int]:
+    """Inputs of the class with the most images, in parts."""
+    counts = torch.zeros(0, dtype=torch.int64)
+    for number, batch in enumerate(images, start=1):
+        labels = labels_of(batch, number)
+        if bool((labels < 0).any()):
+            raise InputError(f"label {int(labels.min())} in batch {number} is below 0")
+        more = labels.bincount(minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    if not len(counts) or not int(counts.sum()):
+        raise InputError("labelled: there are no images")
+    label = int(counts.argmax())
+    if int(counts[label]) < FEWEST:
+        raise InputError(
+            f"labelled: no class has {FEWEST} images, which importance 'pcace' needs; the commonest has "
+            f"{int(counts[label])}"
+        )
+    return list(_chosen(images, label)), label
+
+
+def _chosen(images: Labelled, label: int) -> Iterator[object]:
+    left = IMAGES
+    for number, batch in enumerate(images, start=1):
+        labels = labels_of(batch, number)
+        places = (labels == label).nonzero().flatten()[:left]
+        if len(places):
+            left -= len(places)
+            yield tree_map(partial(_rows, places, len(labels)), inputs_of(batch))
+
+
+def _rows(places: Tensor, images: int, leaf: object) -> object:
+    batched = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == images
+    return leaf[places.to(leaf.device)] if batched and isinstance(leaf, Tensor) else leaf
+
+
+def _components(
+    network: nn.Module, producers: Sequence[str], parts: Sequence[object], label: int
+) -> tuple[dict[str, list[list[Array]]], Array]:
+    """By layer and filter its components, and the logits: the maps of all filters come from one pass."""
+    inputs = tree_map(
+        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
+    )
+    found: dict[str, list[list[Array]]] = {}
+
+    def see(name: str, module: nn.Module, output: Tensor) -> None:
+        channel = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+        maps = output.detach().movedim(channel, 0).flatten(2 if output.dim() > 2 else 1)
+        rows = maps.reshape(maps.shape[0], len(output), -1)
+        if name not in found:  # of a layer that is called again the first call counts
+            found[name] = [principal_components(row) for row in rows]
+
+    device = device_of(network)
+    with torch.no_grad(), modes_kept(network), outputs_of(network, producers, see):
+        network.eval()
+        logits = logits_of(call(network, moved(inputs, device)), "dense", 1)
+    check_labels(torch.full((len(logits),), label), logits, "dense", 1)
+    return found, logits[:, label].double().cpu().numpy()
