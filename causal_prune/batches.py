@@ -1,6 +1,7 @@
 """What a batch may be, and how a network is run without leaving a trace on it or on the random state."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -127,6 +128,27 @@ def copied(model: nn.Module) -> nn.Module:
     finally:
         for module, name, value in computed:
             setattr(module, name, value)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict from a file that does not keep the versions of modules, as safetensors files do not.
+
+    Some modules (torchvision's MNASNet) refuse a state dict without them; for these the values are taken to be of the
+    versions that `model` has. Others fill in what old versions lacked.
+
+    Args:
+        model: The network; it is changed.
+        state: Its state dict.
+
+    Raises:
+        RuntimeError: If keys or shapes differ.
+    """
+    try:
+        model.load_state_dict(state)
+    except ValueError:
+        complete = OrderedDict(state)
+        complete._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+        model.load_state_dict(complete)
 
 
 def train_without_statistics(model: nn.Module) -> None:

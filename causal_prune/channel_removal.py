@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from causal_prune.batches import copied
+from causal_prune.batches import copied, fill
 from causal_prune.cut_record import record_cuts
 from causal_prune.errors import InputError
 from causal_prune.pruning_plan import PruningPlan
@@ -109,7 +109,7 @@ def load(folder: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
     zeroed = all(name in state and state[name].shape == shape for name, shape in shapes.items())
     smaller = copied(network) if zeroed else remove(network, plan)
     try:
-        smaller.load_state_dict(state)
+        fill(smaller, state)
     except RuntimeError as error:
         second = str(error).strip().splitlines()
         raise InputError(f"{weights}: does not fit the factory's network ({second[-1].strip()})") from error

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from causal_prune.batches import fill
 from causal_prune.errors import InputError
 from causal_prune.sources.factories import one_line
 
@@ -51,7 +52,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     for key, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(f"--weights: {path}: {key} holds NaN or infinite values")
-    model.load_state_dict(state)
+    fill(model, state)
 
 
 def _read_safetensors(path: Path) -> object:

@@ -1,8 +1,9 @@
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.batches import call, device_of, fill, inputs_of, modes_kept, moved, seeded, tensors_in
 from causal_prune.errors import InputError
 
 IMAGES = torch.arange(12.0).reshape(4, 3)
@@ -73,3 +74,12 @@ def test_seeding_repeats_itself_and_leaves_the_generator_alone() -> None:
             draws.append(torch.rand(5))
     assert torch.equal(draws[0], draws[1])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_state_without_versions_fills_modules_that_ask_for_one() -> None:
+    net, other = (torchvision.models.mnasnet0_5(weights=None, num_classes=2) for _ in range(2))
+    state = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(ValueError, match="version should be set"):
+        net.load_state_dict(state)
+    fill(net, state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
