@@ -57,7 +57,7 @@ def clone(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path
             for number in range(3):
                 pixels = generator.integers(0, 255, (40, 40, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
-    photos = load_model("torchvision:resnet18", {"num_classes": 3})
+    photos = load_model("torchvision:mobilenet_v3_small", {"num_classes": 3})
     save_file(photos.state_dict(), tmp_path / "photos.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path

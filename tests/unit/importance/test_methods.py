@@ -126,7 +126,9 @@ def test_scores_follow_a_permutation_of_filters(traced, layer: str, parents: str
         found.append(score(graph, moments, method=method, parents=parents, **given).groups)
     for name, values in found[0].items():
         expected = values[order] if name == layer else values
-        torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-9)
+        # PCACE's level of chance is that of filters spread over the ranks, and rounding may swap two of like rank
+        tolerance = 2e-3 if method == "pcace" else 1e-9
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=tolerance)
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones(traced) -> None:
