@@ -2,8 +2,8 @@
 
 import importlib.util
 import json
-import shlex
 import re
+import shlex
 import shutil
 import subprocess
 import sys
