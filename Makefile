@@ -66,6 +66,10 @@ goldens: $(READY)  ## write the golden reports anew after an intended change; th
 	@UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/report
 	@git --no-pager diff --stat -- tests/unit/report/golden
 
+.PHONY: agreement
+agreement: $(READY)  ## how far each importance ranks as ablation does; needs ../shared, takes hours on two cores
+	@$(BIN)/python tests/benchmarks/agreement.py
+
 .PHONY: build
 build: $(READY)  ## the wheel, into dist/
 	@rm -rf build

@@ -158,6 +158,32 @@ def ablate(
     return state.result(chosen)
 
 
+def joined(first: Ablation, second: Ablation) -> Ablation:
+    """Two ablations of the same units, on different images, as one.
+
+    Args:
+        first: On some images.
+        second: On others.
+
+    Returns:
+        The means weighted by the images; the standard errors are those of the weighted means.
+
+    Raises:
+        InputError: If the units differ.
+    """
+    if first.units != second.units:
+        raise InputError("two ablations of different units cannot be joined: ablate the same units")
+    n = first.images + second.images
+    a, b = first.images / n, second.images / n
+    return Ablation(
+        n,
+        a * first.loss + b * second.loss,
+        first.units,
+        {name: a * first.rise[name] + b * second.rise[name] for name in first.rise},
+        {name: ((a * first.error[name]) ** 2 + (b * second.error[name]) ** 2).sqrt() for name in first.error},
+    )
+
+
 def _chosen(graph: FilterGraph, units: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
     sizes = {group.name: group.size for group in graph.prunable}
     if units is None:

@@ -124,7 +124,8 @@ class AgreementSummary(Strict):
     """Spearman rank correlation of the importances with ablation, per group (-1..1; None: undefined).
 
     `units` of the network were ablated on `images` validation images; `stability` is the median correlation between
-    the importances from two halves of the calibration images. Reports of earlier versions lack these three.
+    the importances from two halves of the calibration images, `reliability` that between ablations on two halves of the
+    validation images. Reports of earlier versions lack these four.
     """
 
     method: str
@@ -134,6 +135,7 @@ class AgreementSummary(Strict):
     images: Count | None = None
     units: Count | None = None
     stability: float | None = None
+    reliability: float | None = None
 
 
 class Curve(Strict):

@@ -367,7 +367,7 @@ def describe_agreement(report: Report) -> str:
             f"The rank correlation of “{agreement.method}” with {agreement.versus} is undefined "
             "for every group."
         )
-    sample = stable = ""
+    sample = stable = noise = ""
     if agreement.units is not None and agreement.images is not None:
         sample = (
             f" {plural(agreement.units, 'unit')} {'was' if agreement.units == 1 else 'were'} held at "
@@ -379,8 +379,13 @@ def describe_agreement(report: Report) -> str:
             f" From two halves of the calibration images the importances agree with each other by "
             f"{agreement.stability:+.2f}."
         )
+    if agreement.reliability is not None:
+        noise = (
+            f" From two halves of the validation images ablation agrees with itself by "
+            f"{agreement.reliability:+.2f}; where this is near 0, so few images tell little about any method."
+        )
     return (
         f"Spearman rank correlation of “{agreement.method}” with {agreement.versus}, median over "
         f"{plural(len(agreement.spearman_by_group), 'group')}: {agreement.median:+.2f} "
-        f"(+1 the same order, 0 unrelated, -1 reversed).{sample}{stable}"
+        f"(+1 the same order, 0 unrelated, -1 reversed).{sample}{noise}{stable}"
     )

@@ -13,7 +13,7 @@ from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import FilterScores, score
-from causal_prune.importance.ablation import ablate
+from causal_prune.importance.ablation import ablate, joined
 from causal_prune.measure.agreement import spearman_by_group, spread_units
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
@@ -158,21 +158,28 @@ def test_the_first_arm_of_each_name_is_exported_and_only_the_causal_file_stays(
 
 def test_the_judge_is_ablation_of_some_units_on_validation_images(recipe: Recipe, known, monkeypatch) -> None:
     graph, _, scores = known
-    monkeypatch.setattr(comparison, "INTERVENTIONS", 26 * 35)
+    monkeypatch.setattr(comparison, "INTERVENTIONS", 0)
+    monkeypatch.setattr(comparison, "MOST_IMAGES", 36)
 
     def rescore(moments: FilterMoments) -> FilterScores:
         return score(graph, moments)
 
     found = judge(recipe.dense, graph, scores, rescore, recipe.calibration, random_images(40, 9))
     labelled = random_images(40, 9).tensors
-    chosen = [k * 40 // 35 for k in range(35)]  # 10 + 16 units, 910 interventions
+    chosen = [2 * (k * 20 // 18) + start for start in (0, 1) for k in range(18)]
     units = spread_units({"0": 10, "3": 20}, 16)
-    literal = ablate(recipe.dense, graph, [tuple(part[chosen] for part in labelled)], units=units)
+    parts = [
+        ablate(recipe.dense, graph, [tuple(part[half] for part in labelled)], units=units)
+        for half in (chosen[:18], chosen[18:])
+    ]
+    literal = joined(*parts)
     expected = spearman_by_group(
         {name: scores.groups[name][places] for name, places in units.items()}, literal.rise
     )
     assert found.spearman_by_group == pytest.approx(expected)
-    assert (found.images, found.units, found.method) == (35, 26, "structural")
+    assert (found.images, found.units, found.method) == (36, 26, "structural")
+    reliability = spearman_by_group(parts[0].rise, parts[1].rise)
+    assert found.reliability == pytest.approx(sum(reliability.values()) / 2)
     halves = [recipe.calibration.tensors[0][start::2] for start in (0, 1)]
     first, second = (rescore(observe(recipe.dense, graph, [half])).groups for half in halves)
     stability = spearman_by_group(first, second)

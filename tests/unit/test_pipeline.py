@@ -124,7 +124,7 @@ def test_training_reads_training_images_and_the_curve_validation_images(run: Run
     pruned = len(run.result.report.arms)
     assert run.data.train.fetched == Counter(dict.fromkeys(range(24), pruned)), "one epoch per arm"
     networks = 5 * 3  # shares x (causal and two random arms)
-    ablation = 3  # for its batch size, the means and the interventions
+    ablation = 3  # on the half that it is in: for its batch size, the means and the interventions
     assert run.data.validation.fetched == Counter(dict.fromkeys(range(10), networks + ablation))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import ablation, replay
-from causal_prune.importance.ablation import ablate
+from causal_prune.importance.ablation import ablate, joined
 from causal_prune.importance.replay import Constant, Recorder, Replay, Rerun
 from causal_prune.measure.agreement import spearman_by_group
 
@@ -192,3 +192,22 @@ def test_the_clamped_score_ranks_as_the_rise_where_it_rises(traced) -> None:
     clamped = {name: rise.clamp_min(0) for name, rise in found.rise.items()}
     agreement = spearman_by_group(clamped, found.rise)
     assert all(rho is None or rho > 0.5 for rho in agreement.values()) and any(agreement.values())
+
+
+def test_two_halves_join_to_the_whole(traced) -> None:
+    images = torch.cat([images for images, _ in traced.labelled])
+    labels = torch.cat([labels for _, labels in traced.labelled])
+    parts = [
+        ablate(traced.net, traced.graph, [(images[part], labels[part])])
+        for part in (slice(0, 20), slice(20, 60))
+    ]
+    found = joined(*parts)
+    assert found.images == 60
+    assert found.loss == pytest.approx((20 * parts[0].loss + 40 * parts[1].loss) / 60)
+    for name, rise in found.rise.items():
+        expected = (20 * parts[0].rise[name] + 40 * parts[1].rise[name]) / 60
+        torch.testing.assert_close(rise, expected)
+        variance = (parts[0].error[name] / 3) ** 2 + (parts[1].error[name] * 2 / 3) ** 2
+        torch.testing.assert_close(found.error[name], variance.sqrt())
+    with pytest.raises(InputError, match="two ablations of different units cannot be joined"):
+        joined(parts[0], ablate(traced.net, traced.graph, [(images, labels)], units={"a": [0]}))
