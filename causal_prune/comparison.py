@@ -28,7 +28,7 @@ from causal_prune.measure.agreement import agreement, median_agreement, spearman
 from causal_prune.measure.latency import Latency, measure_latency
 from causal_prune.onnx_export import Parity, export_onnx
 from causal_prune.progress import status
-from causal_prune.pruning_plan import PruningPlan, plan, plan_widths
+from causal_prune.pruning_plan import PruningPlan, plan, plan_like
 from causal_prune.report.report import AgreementSummary, Curve
 
 ARMS = ("causal", "random", "magnitude")
@@ -189,8 +189,6 @@ def run_arms(
     Returns:
         The arms, dense first, causal second.
     """
-    widths = {name: len(units) for name, units in planned.kept_units.items()}
-    target = planned.target
     results = [
         dense_arm(recipe),
         run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode),
@@ -200,7 +198,7 @@ def run_arms(
             run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove")
         )
     for rival in rivals:
-        theirs = plan_widths(graph, rival.scores, widths, kind=target.kind, requested=target.requested)
+        theirs = plan_like(graph, rival.scores, planned)
         results.append(
             run_arm(
                 recipe, theirs, name=rival.name, importance=rival.scores.method, seed=rival.seed, mode=mode

@@ -75,6 +75,21 @@ class Group:
         """
         return tuple(member for member in self.members if member.role == role)
 
+    def kinds(self) -> list[list[int]]:
+        """Units by where they have channels: those of one kind cost the same in every layer.
+
+        Returns:
+            Lists of ascending units; together they are all units of the group.
+        """
+        places: list[list[tuple[str, str]]] = [[] for _ in range(self.size)]
+        for member in self.members:
+            for unit in member.units:
+                places[unit].append((member.layer, member.axis))
+        found: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        for unit, where in enumerate(places):
+            found.setdefault(tuple(sorted(where)), []).append(unit)
+        return list(found.values())
+
     def first(self, width: int, order: Sequence[int]) -> tuple[int, ...]:
         """The first units of an order, such that no layer is left without a channel of the group.
 

@@ -227,6 +227,38 @@ def plan_widths(
     return PruningPlan(Target(kind, requested, achieved), kept, cuts_of(graph, kept))
 
 
+def plan_like(graph: FilterGraph, scores: FilterScores, other: PruningPlan) -> PruningPlan:
+    """Choose other units such that every layer has the same width as in another plan: for the arms of a comparison.
+
+    Units of one group may have channels in different layers (those of an early and of a late stage in a residual
+    stream that is padded); hence as many units of each kind stay as in the other plan.
+
+    Args:
+        graph: From `trace`.
+        scores: One score per unit and prunable group.
+        other: A plan for the same graph.
+
+    Returns:
+        The plan; its target is that of `other`.
+
+    Raises:
+        InputError: If a group has no scores, the wrong number of them, or a NaN among them.
+    """
+    kept: dict[str, tuple[int, ...]] = {}
+    for group in graph.prunable:
+        _check_scores(group, scores)
+        rank = {unit: place for place, unit in enumerate(_best_first(group, scores).tolist())}
+        before = set(other.kept_units[group.name])
+        kept[group.name] = tuple(
+            sorted(
+                unit
+                for kind in group.kinds()
+                for unit in sorted(kind, key=rank.__getitem__)[: len(before & set(kind))]
+            )
+        )
+    return PruningPlan(other.target, kept, cuts_of(graph, kept))
+
+
 def _best_first(group: Group, scores: FilterScores) -> Tensor:
     if group.name in scores.curves:
         return scores.curves[group.name].order.flip(0)

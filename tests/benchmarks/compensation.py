@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import causal_prune as cp
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import evaluate, mcnemar_exact, paired_difference, wilson_interval
-from causal_prune.pruning_plan import PruningPlan, plan_widths
+from causal_prune.pruning_plan import PruningPlan, plan_like
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
@@ -60,14 +60,13 @@ def plans(
     """The causal plan and those of its rivals, at its widths."""
     causal = cp.plan(graph, scores, keep_macs=share)
     yield "causal", causal
-    widths = {name: len(units) for name, units in causal.kept_units.items()}
     rivals: list[tuple[str, FilterScores]] = []
     if "random" in arms:
         rivals += [("random", cp.score(graph, moments, method="random", seed=k)) for k in range(SEEDS)]
     if "magnitude" in arms:
         rivals.append(("magnitude", cp.score(graph, moments, method="magnitude")))
     for name, theirs in rivals:
-        yield name, plan_widths(graph, theirs, widths, kind="keep_macs", requested=share)
+        yield name, plan_like(graph, theirs, causal)
 
 
 def table(name: str, shares: list[float], arms: str, calibration: Batches, test: Batches) -> None:

@@ -20,7 +20,7 @@ from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.importance.scores import EliminationCurve
 from causal_prune.measure.cost import count_cost
-from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan, plan_widths
+from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan, plan_like, plan_widths
 
 
 class Residual(nn.Module):
@@ -399,3 +399,45 @@ def test_curves_that_miss_a_group_are_refused() -> None:
     missing = {name: curve for name, curve in whole.curves.items() if name != "a"}
     with pytest.raises(InputError, match="no elimination curve for the 20 units of group a"):
         plan(graph, FilterScores("test", "", whole.groups, {}, missing), keep_macs=0.5)
+
+
+class Padded(nn.Module):
+    """A stream that is padded by channels half way: its units have channels in one stage or in both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.early, self.late = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(12, 12, 1)
+        self.pad = nn.ConstantPad3d((0, 0, 0, 0, 3, 3), 0.0)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(x + self.early(x))
+        x = self.pad(x)
+        x = F.relu(x + self.late(x))
+        return self.head(x.mean((2, 3)))
+
+
+def test_arms_have_the_width_of_every_layer_where_units_of_a_group_differ() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, x = Padded().eval(), torch.randn(2, 3, 4, 4)
+    graph = trace(net, x[:1])
+    (group,) = graph.prunable
+    assert sorted(map(len, group.kinds())) == [6, 6]
+
+    def scored(seed: int) -> FilterScores:
+        values = torch.rand(group.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return FilterScores("stand-in", "", {group.name: values}, {})
+
+    first = plan(graph, scored(0), keep_macs=0.5)
+    macs = count_cost(remove(net, first), x[:1]).macs
+    others = [plan_like(graph, scored(seed), first) for seed in range(1, 9)]
+    assert len({other.kept_units[group.name] for other in others}) > 1
+    for other in others:
+        assert other.target == first.target
+        assert count_cost(remove(net, other), x[:1]).macs == macs
+        for name, cut in first.layers.items():
+            theirs = other.layers[name]
+            assert len(theirs.keep_filters or ()) == len(cut.keep_filters or ())
+            assert len(theirs.keep_inputs or ()) == len(cut.keep_inputs or ())
