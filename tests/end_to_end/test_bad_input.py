@@ -29,7 +29,7 @@ Refused = Callable[..., str]
     ],
 )
 def test_unknown_model(refused: Refused, model: str, text: str) -> None:
-    refused(["run", "--model", model], text)
+    assert refused(["run", "--model", model], text)
 
 
 @pytest.mark.parametrize(
@@ -54,23 +54,23 @@ def test_factory_that_cannot_be_used(refused: Refused, world, name: str, text: s
     ],
 )
 def test_model_arguments_that_the_factory_does_not_take(refused: Refused, world, argument, text) -> None:
-    refused(["run", *world.model, *world.data, "--model-arg", argument], text)
+    assert refused(["run", *world.model, *world.data, "--model-arg", argument], text)
 
 
 def test_model_of_another_number_of_classes(refused: Refused, world) -> None:
     model = ("--model", f"{world.factories}:net", "--model-arg", "classes=5")
-    refused(["run", *model, *world.data], "--model: has 5 outputs but the data have 3 classes")
+    assert refused(["run", *model, *world.data], "--model: has 5 outputs but the data have 3 classes")
 
 
 def test_model_that_returns_nan_on_the_calibration_data(refused: Refused, world) -> None:
-    refused(
+    assert refused(
         ["run", "--model", f"{world.factories}:Undefined", *world.data],
         "--model: returns NaN or infinite values on the calibration images; check --weights",
     )
 
 
 def test_images_whose_shape_does_not_fit_the_model(refused: Refused, world) -> None:
-    refused(
+    assert refused(
         ["run", *world.model, *world.data, "--input-shape", "3,8,8"],
         r"--model: refuses images of shape \(3, 8, 8\) \(its first layer '0' expects 1 channels\).*"
         "--input-shape C,H,W converts images",
@@ -94,7 +94,7 @@ def test_weights_that_do_not_fit_name_the_first_three_keys(refused: Refused, wor
 
 
 def test_weights_of_another_shape(refused: Refused, world) -> None:
-    refused(
+    assert refused(
         ["run", *world.model, "--model-arg", "width=4", *world.data],
         r"does not fit the model: 0.weight is \(8, 1, 3, 3\) in the file, \(4, 1, 3, 3\) in the model",
     )
@@ -118,7 +118,7 @@ def test_weights_that_need_unpickling_code_come_with_the_command_that_converts_t
 )
 def test_weights_that_cannot_be_read(refused: Refused, world, tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
-    refused(["run", "--model", f"{world.factories}:net", *world.data, "--weights", name], text)
+    assert refused(["run", "--model", f"{world.factories}:net", *world.data, "--weights", name], text)
 
 
 # --- the data ---
@@ -138,7 +138,7 @@ def test_weights_that_cannot_be_read(refused: Refused, world, tmp_path: Path, na
     ],
 )
 def test_missing_data(refused: Refused, world, data: str, text: str) -> None:
-    refused(["run", *world.model, "--data", data], text)
+    assert refused(["run", *world.model, "--data", data], text)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def photos(tmp_path: Path) -> Path:
 def test_class_folder_without_an_image(refused: Refused, world, photos: Path) -> None:
     for path in (photos / "val" / "dog").iterdir():
         path.unlink()
-    refused(
+    assert refused(
         ["run", *world.model, "--data", "imagefolder:photos"],
         r"--data: class folder photos/val/dog has no image \(.jpg",
     )
@@ -163,7 +163,7 @@ def test_class_folder_without_an_image(refused: Refused, world, photos: Path) ->
 
 def test_unreadable_image_is_named(refused: Refused, world, photos: Path) -> None:
     (photos / "train" / "owl" / "2.png").write_bytes(b"no image")
-    refused(
+    assert refused(
         ["run", *world.model, "--data", "imagefolder:photos"],
         "--data: photos/train/owl/2.png is no readable image",
     )
@@ -171,7 +171,7 @@ def test_unreadable_image_is_named(refused: Refused, world, photos: Path) -> Non
 
 def test_missing_split_of_a_folder(refused: Refused, world, photos: Path) -> None:
     (photos / "val").rename(photos / "valid")
-    refused(
+    assert refused(
         ["run", *world.model, "--data", "imagefolder:photos"],
         "--data: photos has no folder val/; imagefolder needs train/ and val/",
     )
@@ -195,7 +195,7 @@ def test_labels_outside_the_classes(
         test_images=images[:4],
         test_labels=labels,
     )
-    refused(["run", *world.model, "--data", "npz:own.npz"], f"--data: own.npz: {text}")
+    assert refused(["run", *world.model, "--data", "npz:own.npz"], f"--data: own.npz: {text}")
 
 
 # --- the numbers ---
@@ -205,16 +205,16 @@ def test_labels_outside_the_classes(
 @pytest.mark.parametrize("flag", ["--keep-macs", "--remove-filters"])
 def test_share_that_is_none(refused: Refused, flag: str, share: str) -> None:
     shown = share or "an empty text"
-    refused(["run", flag, share], f"{flag}: {re.escape(shown)} is not .*between 0 and 1")
+    assert refused(["run", flag, share], f"{flag}: {re.escape(shown)} is not .*between 0 and 1")
 
 
 def test_two_targets_at_once(refused: Refused, tmp_path: Path) -> None:
-    refused(
+    assert refused(
         ["run", "--keep-macs", "0.5", "--keep-params", "0.5"],
         "--keep-macs and --keep-params are two targets; give one",
     )
     (tmp_path / "run.toml").write_text("keep-latency = 0.5\nremove-filters = 0.3\n", encoding="utf-8")
-    refused(
+    assert refused(
         ["run", "--config", "run.toml"],
         "--keep-latency and --remove-filters are two targets; give one",
     )
@@ -239,7 +239,7 @@ def test_two_targets_at_once(refused: Refused, tmp_path: Path) -> None:
     ],
 )
 def test_options_out_of_range(refused: Refused, world, flag: str, value: str, text: str) -> None:
-    refused([*world.run[:-4], flag, value], text)
+    assert refused([*world.run[:-4], flag, value], text)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_options_out_of_range(refused: Refused, world, flag: str, value: str, te
     ],
 )
 def test_wrong_usage(refused: Refused, arguments: list[str], text: str) -> None:
-    refused(arguments, text)
+    assert refused(arguments, text)
 
 
 # --- the configuration ---
@@ -276,11 +276,13 @@ def test_wrong_usage(refused: Refused, arguments: list[str], text: str) -> None:
 )
 def test_configuration_that_cannot_be_used(refused: Refused, tmp_path: Path, content: str, text: str) -> None:
     (tmp_path / "run.toml").write_text(content, encoding="utf-8")
-    refused(["run", "--config", "run.toml"], text)
+    assert refused(["run", "--config", "run.toml"], text)
 
 
 def test_missing_configuration(refused: Refused) -> None:
-    refused(["run", "--config", "run.toml"], "--config: run.toml cannot be read: No such file or directory")
+    assert refused(
+        ["run", "--config", "run.toml"], "--config: run.toml cannot be read: No such file or directory"
+    )
 
 
 # --- the folder of the bundle ---
@@ -289,7 +291,7 @@ def test_missing_configuration(refused: Refused) -> None:
 def test_out_that_is_no_bundle_is_never_overwritten(refused: Refused, world, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("years of work", encoding="utf-8")
-    refused(
+    assert refused(
         [*world.run, "--out", "thesis"],
         "--out thesis: exists and is no bundle; name another folder, or pass --force to replace it",
     )
@@ -297,13 +299,13 @@ def test_out_that_is_no_bundle_is_never_overwritten(refused: Refused, world, tmp
 
 def test_out_that_is_a_file(refused: Refused, world, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine", encoding="utf-8")
-    refused([*world.run, "--out", "notes"], "--out notes: is a file; name a folder")
-    refused([*world.run, "--out", "notes/net"], r"--out notes/net: \S+/notes is a file")
+    assert refused([*world.run, "--out", "notes"], "--out notes: is a file; name a folder")
+    assert refused([*world.run, "--out", "notes/net"], r"--out notes/net: \S+/notes is a file")
 
 
 @pytest.mark.parametrize("out", [".", "..", "/"])
 def test_out_that_holds_what_must_not_go(refused: Refused, world, out: str) -> None:
-    refused([*world.run, "--force", "--out", out], f"--out {re.escape(out)}: is .*; name a folder")
+    assert refused([*world.run, "--force", "--out", out], f"--out {re.escape(out)}: is .*; name a folder")
 
 
 def test_out_that_cannot_be_written(
@@ -311,7 +313,7 @@ def test_out_that_cannot_be_written(
 ) -> None:
     # root may write everywhere, so that the answer of the system is put in its mouth
     monkeypatch.setattr(os, "access", lambda path, mode, **_: not mode & os.W_OK)
-    refused(
+    assert refused(
         [*world.run, "--out", "net"],
         rf"--out net: {re.escape(str(tmp_path))} cannot be written; name a folder that can",
     )
@@ -319,7 +321,7 @@ def test_out_that_cannot_be_written(
 
 def test_out_is_looked_at_before_anything_is_loaded(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine", encoding="utf-8")
-    refused(["run", "--model", "no/such.py:net", "--out", "notes"], "--out notes: is a file")
+    assert refused(["run", "--model", "no/such.py:net", "--out", "notes"], "--out notes: is a file")
 
 
 # --- and then ---

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.zoo.check import check_network
+from tests.zoo.check import Outcome, check_network
 from tests.zoo.frame import image, randomised
 
 Step = tuple[str, int, int, int]
@@ -104,10 +104,8 @@ steps = st.lists(
 )
 
 
-def removal_equals_silencing(program: list[Step], hidden: int, seed: int) -> None:
-    outcome = check_network(lambda: randomised(RandomNet(program, hidden), seed), image(), seed=seed)
-    assert outcome.kind == "right", (outcome, program)
-    assert "hidden" in outcome.cuttable
+def outcome_of(program: list[Step], hidden: int, seed: int) -> Outcome:
+    return check_network(lambda: randomised(RandomNet(program, hidden), seed), image(), seed=seed)
 
 
 QUICK = settings(
@@ -122,14 +120,16 @@ QUICK = settings(
 @QUICK
 @given(program=steps, hidden=st.integers(4, 9), seed=st.integers(0, 99))
 def test_removal_equals_silencing(program: list[Step], hidden: int, seed: int) -> None:
-    removal_equals_silencing(program, hidden, seed)
+    outcome = outcome_of(program, hidden, seed)
+    assert outcome.kind == "right" and "hidden" in outcome.cuttable, outcome
 
 
 @pytest.mark.slow
 @settings(QUICK, max_examples=500)
 @given(program=steps, hidden=st.integers(4, 9), seed=st.integers(0, 9999))
 def test_removal_equals_silencing_often(program: list[Step], hidden: int, seed: int) -> None:
-    removal_equals_silencing(program, hidden, seed)
+    outcome = outcome_of(program, hidden, seed)
+    assert outcome.kind == "right" and "hidden" in outcome.cuttable, outcome
 
 
 @pytest.mark.parametrize("kind", KINDS)

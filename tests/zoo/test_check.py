@@ -175,6 +175,6 @@ def test_nothing_prunable_is_frozen() -> None:
     assert result.kind == "frozen" and result.detail
 
 
-def test_model_that_fails_raises() -> None:
+def test_a_model_that_fails_is_said_to_raise() -> None:
     result = check.check_network(lambda: nn.Sequential(block(4, 8), block(8, 4)), image())
     assert result.kind == "raised" and "trace" in result.detail
