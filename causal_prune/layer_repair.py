@@ -192,12 +192,13 @@ class Repairer:
         origin = self._state(name)
         self._write(name, correction)
         dim = channel_dim(module, judges[0].residual)
+        behind = self._behind(name, current, judges[0].residual, dim)
         before, after = torch.zeros(
             2, _filters(module), dtype=torch.float64, device=judges[0].residual.device
         )
         for item, old in zip(judges, with_current, strict=True):
             before += _squares(item.residual, dim)
-            after += _squares(item.residual - (module.forward(item.source) - old), dim)
+            after += _squares(item.residual - (module.forward(item.source) - old) - behind, dim)
         better = after < before
         if not bool(better.all()):
             self._choose(name, better, current)
@@ -347,6 +348,14 @@ class Repairer:
         elif name in self.paths.norms:
             tensors.append(cast(Tensor, self.modules[self.paths.norms[name]].running_mean))
         return tensors
+
+    def _behind(self, name: str, saved: Sequence[tuple[Tensor, Tensor]], out: Tensor, dim: int) -> Tensor:
+        """What the batch norm behind a layer without bias adds to its output since its mean was saved."""
+        added = torch.zeros(_filters(self.modules[name]), dtype=out.dtype, device=out.device)
+        if self.modules[name].bias is None:
+            for mean, value in saved[1:]:
+                added = value - mean.detach()
+        return added.reshape([-1 if axis == dim else 1 for axis in range(out.dim())])
 
     def _restore(self, saved: Sequence[tuple[Tensor, Tensor]]) -> None:
         for tensor, value in saved:

@@ -142,7 +142,7 @@ def train(
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += float(loss)
+            total += float(loss.detach())
         print(f"epoch {epoch + 1} of {epochs}: loss {total / steps:.3f}", flush=True)
     network.cpu().eval()
 
