@@ -254,7 +254,7 @@ def by_curves(
 ) -> dict[str, int]:
     """Widths at which the removals lose the least for what they save.
 
-    minimises  sum_g U_g(r_g)  subject to the target, with U_g(r) the unexplained share after r units of group g went.
+    minimises  sum_g U_g(r_g)  subject to the target, with U_g(r) the price after r units of group g went.
     Greedily on the lower convex hulls: the group goes on whose next stretch has the least rise of U per cost saved
     (Fox 1966: for convex curves and costs that add up this is the optimum of the Lagrangian). Costs of neighbouring
     groups multiply; what a removal saves is computed anew when its turn comes.
@@ -288,7 +288,7 @@ def by_curves(
         return _trimmed(graph, curves, widths, requested)
 
     def price(name: str, width: int) -> float:
-        curve = curves[name].unexplained
+        curve = curves[name].price
         gone = len(curve) - 1 - width
         return -float(curve[gone] - curve[max(gone - 1, 0)])
 
@@ -319,7 +319,7 @@ def _greedy(
             return None
         saved = float(first) if kind == "remove_filters" else network.saved(name, first)[which]
         gone = groups[name].size - widths[name]
-        slope = _hull_slope(curves[name].unexplained, gone, groups[name].size - least, first)
+        slope = _hull_slope(curves[name].price, gone, groups[name].size - least, first)
         return slope * first / max(saved, 1e-12 * whole), first, saved
 
     heap = [(found[0], name) for name in groups if (found := next_step(name)) is not None]
@@ -346,9 +346,9 @@ def _orders(curves: Mapping[str, EliminationCurve]) -> dict[str, list[int]]:
     return {name: curve.order.tolist() for name, curve in curves.items()}
 
 
-def _hull_slope(unexplained: Tensor, gone: int, most: int, first: int) -> float:
+def _hull_slope(price: Tensor, gone: int, most: int, first: int) -> float:
     """Rise per unit of the lower convex hull from `gone` on: the flattest stretch that begins there."""
-    rise = unexplained[gone + first : most + 1] - unexplained[gone]
+    rise = price[gone + first : most + 1] - price[gone]
     units = torch.arange(first, first + len(rise), dtype=torch.float64)
     return float((rise / units).min())
 
@@ -363,7 +363,7 @@ def _trimmed(
         open_groups = [group for group in graph.prunable if widths[group.name] < group.size]
 
         def gain(group: Group) -> float:
-            curve = curves[group.name].unexplained
+            curve = curves[group.name].price
             gone = group.size - widths[group.name]
             return float(curve[gone] - curve[gone - 1])
 

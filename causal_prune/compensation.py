@@ -24,7 +24,7 @@ from causal_prune.surgery import Cuts
 Method = Literal["least_squares", "batchnorm", "none"]
 HELD_OUT = 8
 """One image in so many judges the fits instead of making them."""
-LIVING = 5
+LIVING = 6
 """So many tensors of the size of a layer's input or output live per image while the layer is refitted."""
 
 
@@ -238,8 +238,16 @@ def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPat
     check_same_task(dense, few, outputs)
     ours, theirs = output_paths(pruned, few), output_paths(dense, few)
     norms = {layer: norm for layer, norm in ours.norms.items() if theirs.norms.get(layer) == norm}
-    sums = {layer for layer in ours.sums & theirs.sums if ours.norms.get(layer) == theirs.norms.get(layer)}
-    return OutputPaths(ours.calls, norms, frozenset(sums), max(ours.widest_bytes, theirs.widest_bytes))
+    same = {layer for layer in ours.calls if ours.norms.get(layer) == theirs.norms.get(layer)}
+    sums = ours.sums & theirs.sums & same
+    same -= ours.sums ^ theirs.sums
+    rectified = {
+        layer: bounds
+        for layer, bounds in ours.rectified.items()
+        if layer in same and theirs.rectified.get(layer) == bounds
+    }
+    widest = max(ours.widest_bytes, theirs.widest_bytes)
+    return OutputPaths(ours.calls, norms, frozenset(sums), widest, rectified)
 
 
 def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> Sequence[Any]:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from causal_prune.filter_graph import FilterGraph
 from causal_prune.free_memory import default_memory
 from causal_prune.moments import Moments, merge, moments_of
 from causal_prune.norm_moments import FeatureMoments, NormFamilies
+from causal_prune.output_effects import OutputEffects
 from causal_prune.patches import flat_weight, rows_read
 from causal_prune.progress import track
 from causal_prune.reading import Reading, ReadMoments, readings, undetermined
@@ -44,6 +45,8 @@ class FilterMoments:
         reads: By consumer of a prunable group: joint moments of all that it reads.
         states: By consumer of a prunable group: the state that its output becomes part of.
         weights: By convolution or linear layer: its weight as (filters, inputs per group, kernel elements).
+        effects: By consumer of a prunable group how much the network's outputs move with the output of each filter (see
+            `OutputEffects`), shape (filters,); empty where that is not known.
         notes: What was simplified to stay within memory and what the images do not determine, in a user's words.
     """
 
@@ -52,6 +55,7 @@ class FilterMoments:
     reads: Mapping[str, ReadMoments]
     states: Mapping[str, State]
     weights: Mapping[str, Tensor]
+    effects: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -77,8 +81,9 @@ def observe(
         InputError: If there are no images, an activation is NaN or infinite (the layer and batch are named), or
             `max_memory` is not positive.
 
-    Cost: one forward pass plus, for each consumer, the product of its patches with themselves at no more than 64
-        positions of an image; memory for one matrix of patch by patch per consumer, whatever the number of images.
+    Cost: one forward pass, a forward and a backward pass over a quarter of the images and, for each consumer, the
+        product of its patches with themselves at no more than 64 positions of an image; memory for one matrix of
+        patch by patch per consumer, whatever the number of images.
     """
     if max_memory is not None and max_memory <= 0:
         raise InputError(
@@ -114,22 +119,24 @@ class _Collector:
         self.reads, notes = readings(self.modules, graph, limit - used, self.device)
         self.notes = (*self.norms.notes, *notes)
         self.flow = StateFlow({name: graph.layers[name].filters for name in self.reads}, self.device)
+        self.effects = OutputEffects(model, {name: graph.layers[name].filters for name in self.reads})
         self.images = 0
         self.batch = 1
 
     def run(self, calibration: Iterable[Any]) -> None:
         device = device_of(self.model)
-        with torch.no_grad(), modes_kept(self.model), self.hooked():
+        with torch.no_grad(), modes_kept(self.model):
             self.model.eval()
             for batch in track(calibration, "observe", count=_size):
                 inputs = moved(inputs_of(batch), device)
                 size = _size(batch)
                 if size:  # statistics of an empty batch are NaN
-                    with self.flow:
+                    with self.hooked(), self.flow:
                         call(self.model, inputs)
                         with _disable_current_modes():
                             self.flow.end_batch()
                     self.norms.end_batch()
+                    self.effects.see(inputs)
                     self.batch += 1
                 self.images += size
 
@@ -175,6 +182,7 @@ class _Collector:
             raise InputError("calibration: there are no images")
         self.norms.gather()
         self.flow.gather()
+        self.effects.gather()
         for reading in self.reads.values():
             for gathering in reading.gatherings:
                 gather_all(gathering)
@@ -185,6 +193,7 @@ class _Collector:
             reads,
             self.flow.result(),
             {name: flat_weight(self.modules[name]) for name in self.mixing},
+            self.effects.result(),
             (*self.notes, *undetermined(reads)),
         )
 

@@ -1,6 +1,6 @@
 """Convolutions and linear layers as matrix products: what the weight is multiplied with, row by row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any, cast
 
@@ -87,8 +87,8 @@ def places_of(module: nn.Module, out: Tensor) -> int:
 
 
 def rows(
-    module: nn.Module, source: Tensor, out: Tensor, places: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+    module: nn.Module, source: Tensor, outs: Sequence[Tensor], places: Tensor | None
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Pairs of what a layer reads and what belongs to its outputs, in chunks of rows.
 
     Row n of the first, times `matrix_of(module, weight)` transposed, is row n of the layer's output without bias.
@@ -96,30 +96,33 @@ def rows(
     Args:
         module: A convolution or linear layer.
         source: Its input.
-        out: A tensor of the shape of its output.
+        outs: Tensors of the shape of its output.
         places: Output places (of convolutions, counted row by row) that are taken, the same in every image, int64;
             None for all.
 
     Yields:
-        Inputs of shape (groups, rows, inputs per group times kernel elements) and outputs of shape (groups, rows,
-        filters per group).
+        Inputs of shape (groups, rows, inputs per group times kernel elements), and each of `outs` in shape (groups,
+        rows, filters per group).
     """
     groups = groups_of(module)
     if isinstance(module, nn.Linear):
-        yield source.reshape(1, -1, source.shape[-1]), out.reshape(1, -1, out.shape[-1])
+        yield source.reshape(1, -1, source.shape[-1]), [out.reshape(1, -1, out.shape[-1]) for out in outs]
         return
     rank = _rank(module)
     if source.dim() == rank + 1:  # an image without a batch
-        source, out = source.unsqueeze(0), out.unsqueeze(0)
+        source, outs = source.unsqueeze(0), [out.unsqueeze(0) for out in outs]
     kernel = cast(tuple[int, ...], module.kernel_size)
-    extent = out.shape[2:]
+    extent = outs[0].shape[2:]
     taken = prod(extent) if places is None else len(places)
     size = max(1, PATCH_BYTES // max(1, source.shape[1] * taken * prod(kernel) * source.element_size()))
-    for images, answers in zip(source.split(size), out.split(size), strict=True):
+
+    def by_group(values: Tensor) -> Tensor:
+        wanted = values.flatten(2) if places is None else values.flatten(2)[:, :, places]
+        return wanted.transpose(1, 2).reshape(-1, groups, values.shape[1] // groups).transpose(0, 1)
+
+    for images, *answers in zip(source.split(size), *(out.split(size) for out in outs), strict=True):
         patches = _patches(module, images, extent, places)
-        wanted = answers.flatten(2) if places is None else answers.flatten(2)[:, :, places]
-        wanted = wanted.transpose(1, 2).reshape(len(patches), groups, -1)
-        yield patches.reshape(len(patches), groups, -1).transpose(0, 1), wanted.transpose(0, 1)
+        yield patches.reshape(len(patches), groups, -1).transpose(0, 1), [by_group(each) for each in answers]
 
 
 def _rank(module: nn.Module) -> int:

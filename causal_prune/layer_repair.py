@@ -1,6 +1,6 @@
 """One layer of a cut network is refitted to what the dense network computes there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import Literal, cast
@@ -8,17 +8,21 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from causal_prune.cut_layer import CutLayer, Saved
 from causal_prune.errors import InputError
-from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_of, rows, weight_of
+from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_of, rows
 from causal_prune.least_squares import Correction, Regression
 from causal_prune.lockstep import LayerStop, Pair, SumStop
-from causal_prune.output_paths import OutputPaths
-from causal_prune.surgery import Cuts, LayerCut
+from causal_prune.output_paths import Bounds, OutputPaths
+from causal_prune.rectified_refit import Rows, inverse, shortfall, step
+from causal_prune.surgery import Cuts
 
 ROWS_PER_UNKNOWN = 400
 """Of a convolution's output places so many times the unknowns of a filter are drawn."""
 GRAMS = 6
 """So many matrices of the size of the Gram matrix live while its equations are solved."""
+ROUNDS = 3
+"""At most so often a layer before a rectifier is refitted to what gets through."""
 ROUNDING = 1e-5
 """Residuals below this share of the largest output are rounding."""
 
@@ -48,7 +52,8 @@ class _Item:
     """What a pair says about a layer: residual is what its output should be changed by.
 
     `off` says how far the layer, or the sum that it goes into, is from what the dense network computes, as a share of
-    the largest number there.
+    the largest number there. `wanted` is what should be behind the layer's batch norm and sum, and `slope`, per filter,
+    by how much that changes with the layer's output.
     """
 
     pair: Pair
@@ -57,6 +62,22 @@ class _Item:
     residual: Tensor
     off: float
     dense_reply: Tensor
+    wanted: Tensor
+    slope: Tensor
+
+    def let_go(self) -> None:
+        """Give up what was needed for the refit alone."""
+        self.residual = self.source = self.dense_source = self.wanted = torch.empty(0)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A solution, the regression it came from, the share of places drawn, and what was done otherwise than usual."""
+
+    correction: Correction | None
+    regression: Regression
+    share: float = 0.0
+    remark: str = ""
 
 
 class Repairer:
@@ -85,7 +106,7 @@ class Repairer:
         self.cuts, self.paths, self.seed, self.max_memory = cuts, paths, seed, max_memory
         self.visits = 0
         self.unfinished: dict[str, Regression] = {}
-        self.origins: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.origins: dict[str, Saved] = {}
         self.tied = _tied(pruned)
 
     def meet(self, pairs: Sequence[Pair]) -> LayerRepair | None:
@@ -110,66 +131,65 @@ class Repairer:
         return self._at_sum(stop.layer, pairs)
 
     def _at_layer(self, name: str, pairs: Sequence[Pair]) -> LayerRepair:
-        items = []
+        layer, items = self._layer(name), []
         for pair in pairs:
             dense, pruned = cast(LayerStop, pair.dense.stop), cast(LayerStop, pair.pruned.stop)
-            target = self._kept(name, dense.out)
+            target = layer.kept(dense.out)
             if target.shape != pruned.out.shape:
                 raise InputError(
                     f"compensate: {name} returns {tuple(pruned.out.shape)} where the dense network's kept filters "
                     f"return {tuple(target.shape)}: give the network that pruned was cut from"
                 )
-            residual = self._masked(name, target - pruned.out)
+            residual = layer.masked(target - pruned.out)
+            wanted = layer.behind_norm(target) if name in self.paths.rectified else target
             off = _off(residual, target)
-            items.append(_Item(pair, pruned.source, dense.source, residual, off, dense.out))
-        result = self._fit(name, items)
-        module = self.modules[name]
+            items.append(
+                _Item(pair, pruned.source, dense.source, residual, off, dense.out, wanted, layer.slope())
+            )
+        result = self._fit(name, layer, items)
         for item in items:
             stop = cast(LayerStop, item.pair.pruned.stop)
-            reply = module.forward(stop.source) if result.outcome == "refitted" else stop.out
-            item.residual = item.source = item.dense_source = torch.empty(0)
+            reply = layer.module.forward(stop.source) if result.outcome == "refitted" else stop.out
+            item.let_go()
             item.pair.advance(item.dense_reply, reply)
         return result
 
     def _at_sum(self, name: str, pairs: Sequence[Pair]) -> LayerRepair:
-        module = self.modules[name]
-        norm = self.modules[self.paths.norms[name]] if name in self.paths.norms else None
-        dim = 1 if norm is not None else channel_dim(module, cast(SumStop, pairs[0].pruned.stop).summands[0])
-        items, unspoilt = [], True
+        layer, items, unspoilt = self._layer(name), [], True
         for pair in pairs:
             dense, pruned = cast(SumStop, pair.dense.stop), cast(SumStop, pair.pruned.stop)
             unspoilt &= pruned.unspoilt
             target = dense.summands[0] + dense.factor * dense.summands[1]
-            wanted = self._kept(name, target)
+            wanted = layer.kept(target)
             residual = wanted - pruned.summands[0] - pruned.factor * pruned.summands[1]
-            residual = residual / (pruned.factor if pruned.branch == 1 else 1.0)
-            off = _off(self._masked(name, residual), wanted)
-            if norm is not None:
-                slope = _slope(norm)
-                shape = [-1 if axis == dim else 1 for axis in range(residual.dim())]
-                residual = residual * torch.where(slope.abs() > 1e-6, 1 / slope, 0 * slope).reshape(shape)
+            off = _off(layer.masked(residual), wanted)
+            slope = layer.slope() * (pruned.factor if pruned.branch == 1 else 1.0)
+            residual = layer.masked(residual * _along(inverse(slope), layer, residual))
             if dense.in_place:
                 target = dense.summands[0].copy_(target)
-            residual = self._masked(name, residual)
-            items.append(_Item(pair, pruned.source, dense.source, residual, off, target))
+            items.append(_Item(pair, pruned.source, dense.source, residual, off, target, wanted, slope))
         result = (
-            self._fit(name, items) if unspoilt else LayerRepair(name, "kept", "its input was overwritten")
+            self._fit(name, layer, items)
+            if unspoilt
+            else LayerRepair(name, "kept", "its input was overwritten")
         )
         for item in items:
             stop = cast(SumStop, item.pair.pruned.stop)
             summands = list(stop.summands)
             if result.outcome == "refitted":
-                branch = module.forward(stop.source)
-                summands[stop.branch] = branch if norm is None else norm.forward(branch)
+                summands[stop.branch] = layer.behind_norm(layer.module.forward(stop.source))
             total = summands[0] + stop.factor * summands[1]
             if stop.in_place:
                 total = stop.summands[0].copy_(total)
-            item.residual = item.source = item.dense_source = torch.empty(0)
+            item.let_go()
             item.pair.advance(item.dense_reply, total)
         return result
 
-    def _fit(self, name: str, items: Sequence[_Item]) -> LayerRepair:
-        module = self.modules[name]
+    def _layer(self, name: str) -> CutLayer:
+        norm = self.modules[self.paths.norms[name]] if name in self.paths.norms else None
+        return CutLayer(self.modules[name], norm, self.cuts.layers.get(name))
+
+    def _fit(self, name: str, layer: CutLayer, items: Sequence[_Item]) -> LayerRepair:
         off = max(item.off for item in items)
         if not isfinite(off):
             raise InputError(
@@ -178,60 +198,80 @@ class Repairer:
             )
         if off <= ROUNDING:
             return LayerRepair(name, "unchanged")
-        if "weight" not in module._parameters:
+        if "weight" not in layer.module._parameters:
             return LayerRepair(name, "kept", "its weight is computed from other parameters")
         if name in self.tied:
             return LayerRepair(name, "kept", "it shares its weight with another layer")
-        judges = [item for item in items if item.pair.held_out] or list(items)
-        current = self._state(name)
-        with_current = [module.forward(item.source) for item in judges]
-        correction, regression, remark = self._solve(name, items)
-        if correction is None:
-            self._restore(current)
+        judge = _Judge(layer, items)
+        fit = self._solve(name, layer, items)
+        if fit.correction is None:
+            layer.restore(judge.first)
             return LayerRepair(name, "kept", "its equations have no finite solution")
-        origin = self._state(name)
-        self._write(name, correction)
-        dim = channel_dim(module, judges[0].residual)
-        behind = self._behind(name, current, judges[0].residual, dim)
-        before, after = torch.zeros(
-            2, _filters(module), dtype=torch.float64, device=judges[0].residual.device
-        )
-        for item, old in zip(judges, with_current, strict=True):
-            before += _squares(item.residual, dim)
-            after += _squares(item.residual - (module.forward(item.source) - old) - behind, dim)
-        better = after < before
+        origin = layer.state()
+        layer.write(fit.correction)
+        better = judge.error() < judge.at_first
         if not bool(better.all()):
-            self._choose(name, better, current)
-        share = float(torch.where(better, after, before).sum() / before.sum()) if before.any() else 1.0
+            layer.choose(better, judge.first)
         self.origins.setdefault(name, origin)
-        refitted = bool(better.any())
-        if refitted and regression.rows < regression.unknowns and not remark:
-            remark = (
-                f"{regression.rows} rows of calibration data for {regression.unknowns} weights per filter"
-            )
-        return LayerRepair(
-            name,
-            "refitted" if refitted else "kept",
-            "" if refitted else "no refit is better on held-out images",
-            share,
-            remark,
-        )
+        if not bool(better.any()):
+            return LayerRepair(name, "kept", "no refit is better on held-out images")
+        if name in self.paths.rectified and fit.share:
+            self._rectify(self.paths.rectified[name], layer, items, fit, judge)
+        remark = fit.remark
+        if fit.regression.rows < fit.regression.unknowns and not remark:
+            remark = f"{fit.regression.rows} rows of calibration data for {fit.regression.unknowns} weights per filter"
+        left = float(judge.error().sum() / judge.at_first.sum())
+        return LayerRepair(name, "refitted", "", min(left, 1.0), remark)
 
-    def _solve(self, name: str, items: Sequence[_Item]) -> tuple[Correction | None, Regression, str]:
-        module = self.modules[name]
-        weight = cast(Tensor, module.weight)
-        unknowns = matrix_of(module, weight).shape[2]
+    def _rectify(
+        self, bounds: Bounds, layer: CutLayer, items: Sequence[_Item], fit: _Fit, judge: "_Judge"
+    ) -> None:
+        """Further rounds for what the rectifier behind lets through; no filter becomes worse for it."""
+        assert fit.correction is not None
+
+        def read() -> Iterator[Rows]:
+            for item in items:
+                if not item.pair.held_out:
+                    taken = self._drawn(layer.module, item.residual, fit.share, item.pair.index)
+                    for x, (r, wanted) in rows(
+                        layer.module, item.source, [item.residual, item.wanted], taken
+                    ):
+                        yield layer.audible(x), r, wanted
+
+        patches = fit.regression.rows * fit.regression.unknowns * groups_of(layer.module)
+        held = list(read()) if patches * items[0].source.element_size() * 4 <= self.max_memory else None
+        slope = items[0].slope.reshape(groups_of(layer.module), 1, -1)
+        best = judge.error(bounds)
+        for _ in range(ROUNDS):
+            here = layer.state()
+            change = layer.since(judge.first, fit.correction.ridge)
+            further = step(read() if held is None else held, fit.regression, change, bounds, slope)
+            if further is None:
+                return
+            layer.write(further)
+            found = judge.error(bounds)
+            better = (found < best) & (judge.error() < judge.at_first)
+            if not bool(better.all()):
+                layer.choose(better, here)
+            if not bool(better.any()):
+                return
+            best = torch.where(better, found, best)
+
+    def _solve(self, name: str, layer: CutLayer, items: Sequence[_Item]) -> _Fit:
+        module = layer.module
+        unknowns = matrix_of(module, cast(Tensor, module.weight)).shape[2]
         needed = GRAMS * groups_of(module) * unknowns**2 * 8
         if needed > self.max_memory:
-            return self._solve_mixing(name, items, needed)
-        regression = self.unfinished.get(name) or Regression(intercept=self._free(name))
-        again = name in self.origins
+            return self._solve_mixing(name, layer, items, needed)
+        regression = self.unfinished.get(name) or Regression(intercept=layer.free)
         residuals = [item.residual for item in items]
-        if again:  # a module that runs once more: its earlier rows count from the weights that it had then
+        if (
+            name in self.origins
+        ):  # it runs once more: its earlier rows count from the weights that it had then
             outs = [module.forward(item.source) for item in items]
-            self._restore(self.origins[name])
+            layer.restore(self.origins[name])
             residuals = [
-                self._masked(name, item.residual + out - module.forward(item.source))
+                layer.masked(item.residual + out - module.forward(item.source))
                 for item, out in zip(items, outs, strict=True)
             ]
         available = sum(
@@ -240,29 +280,26 @@ class Repairer:
             if not item.pair.held_out
         )
         share = min(1.0, ROWS_PER_UNKNOWN * unknowns / max(available, 1))
-        columns = self._columns(name)
         for item, residual in zip(items, residuals, strict=True):
             taken = self._drawn(module, residual, share, item.pair.index)
-            for x, r in rows(module, item.source, residual, taken):
-                regression.add(x if columns is None else x * columns.to(x), r, held_out=item.pair.held_out)
+            for x, (r,) in rows(module, item.source, [residual], taken):
+                regression.add(layer.audible(x), r, held_out=item.pair.held_out)
         if self.paths.calls.get(name, 1) > 1:
             self.unfinished[name] = regression
-        return regression.solve(), regression, ""
+        return _Fit(regression.solve(), regression, share)
 
-    def _solve_mixing(
-        self, name: str, items: Sequence[_Item], needed: int
-    ) -> tuple[Correction | None, Regression, str]:
+    def _solve_mixing(self, name: str, layer: CutLayer, items: Sequence[_Item], needed: int) -> _Fit:
         """Too many weights per filter: the dense layer's inputs are told from the channels that are left instead."""
-        module, original = self.modules[name], self.originals[name]
+        original = self.originals[name]
+        whole = CutLayer(original, None, None)
         regression = Regression(intercept=True)
         what = f"{needed / 2**20:,.0f} MiB needed, {self.max_memory / 2**20:,.0f} MiB allowed"
-        channels = _inputs(module)
-        if groups_of(module) > 1 or GRAMS * channels**2 * 8 > self.max_memory:
-            return None, regression, ""
-        cut = self.cuts.layers.get(name)
-        kept = list(range(channels)) if cut is None or cut.keep_inputs is None else list(cut.keep_inputs)
+        if groups_of(layer.module) > 1 or GRAMS * layer.inputs**2 * 8 > self.max_memory:
+            return _Fit(None, regression)
+        cut = layer.cut
+        kept = list(range(layer.inputs)) if cut is None or cut.keep_inputs is None else list(cut.keep_inputs)
         for item in items:
-            dim = channel_dim(module, item.source)
+            dim = channel_dim(layer.module, item.source)
             inputs, wanted = item.source.movedim(dim, -1), item.dense_source.movedim(dim, -1).clone()
             wanted[..., kept] -= inputs if inputs.shape[-1] == len(kept) else inputs[..., kept]
             regression.add(
@@ -272,17 +309,13 @@ class Repairer:
             )
         mixing = regression.solve()
         if mixing is None:
-            return None, regression, ""
-        dense = self._kept_rows(name, matrix_of(original, cast(Tensor, original.weight).detach())[0].double())
-        taps = dense.reshape(len(dense), _inputs(original), -1)
+            return _Fit(None, regression)
+        dense = layer.kept_rows(matrix_of(original, cast(Tensor, original.weight).detach())[0].double())
+        taps = dense.reshape(len(dense), whole.inputs, -1)
         weight = torch.einsum("ock,cj->ojk", taps, mixing.weight[0]).flatten(1)
-        offset = torch.einsum("ock,c->o", taps, mixing.bias[0]) * self._free(name)
+        offset = torch.einsum("ock,c->o", taps, mixing.bias[0]) * layer.free
         found = Correction(weight.unsqueeze(0), offset.unsqueeze(0), mixing.ridge)
-        return found, regression, f"channels were mixed alike at all kernel elements: {what}"
-
-    def _free(self, name: str) -> bool:
-        """Whether a constant can be added to the layer's output."""
-        return self.modules[name].bias is not None or name in self.paths.norms
+        return _Fit(found, regression, remark=f"channels were mixed alike at all kernel elements: {what}")
 
     def _drawn(self, module: nn.Module, out: Tensor, share: float, index: int) -> Tensor | None:
         places = places_of(module, out)
@@ -292,106 +325,38 @@ class Repairer:
         drawn = torch.randperm(places, generator=generator)[: max(1, ceil(share * places))]
         return drawn.sort().values.to(out.device)
 
-    def _choose(self, name: str, better: Tensor, current: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Give filters that are no better the weights back that they had."""
-        module = self.modules[name]
-        for tensor, value in current:
-            if tensor is module.weight:
-                chosen = matrix_of(module, tensor.detach())
-                old = matrix_of(module, value)
-                mask = better.reshape(chosen.shape[:2]).unsqueeze(2)
-                tensor.detach().copy_(weight_of(module, torch.where(mask, chosen, old)))
-            else:
-                tensor.detach().copy_(torch.where(better, tensor.detach(), value))
 
-    def _kept_rows(self, name: str, matrix: Tensor) -> Tensor:
-        cut = self.cuts.layers.get(name)
-        return matrix if cut is None or cut.keep_filters is None else matrix[list(cut.keep_filters)]
+class _Judge:
+    """The squared error of a layer on the images that were held out, or on all where none were."""
 
-    def _kept(self, name: str, out: Tensor) -> Tensor:
-        """The channels of a dense output that the cut layer still has."""
-        cut = self.cuts.layers.get(name)
-        module = self.modules[name]
-        if cut is None or cut.keep_filters is None or _filters(module) == cut.filters:
-            return out
-        kept = torch.tensor(cut.keep_filters, device=out.device)
-        return out.index_select(channel_dim(module, out), kept)
+    def __init__(self, layer: CutLayer, items: Sequence[_Item]) -> None:
+        self.layer = layer
+        self.items = [item for item in items if item.pair.held_out] or list(items)
+        self.first = layer.state()
+        self.outs: list[Tensor] = [layer.module.forward(item.source) for item in self.items]
+        self.at_first = self.error()
 
-    def _masked(self, name: str, residual: Tensor) -> Tensor:
-        """Filters that were silenced instead of removed stay silent: nothing is asked of them."""
-        cut = self.cuts.layers.get(name)
-        if cut is None or cut.keep_filters is None or _filters(self.modules[name]) != cut.filters:
-            return residual
-        dim = channel_dim(self.modules[name], residual)
-        gone = sorted(set(range(cut.filters)) - set(cut.keep_filters))
-        return residual.index_fill(dim, torch.tensor(gone, device=residual.device), 0)
-
-    def _columns(self, name: str) -> Tensor | None:
-        """0 for inputs that were silenced instead of removed, as a factor of the layer's patches."""
-        cut: LayerCut | None = self.cuts.layers.get(name)
-        module = self.modules[name]
-        weight = cast(Tensor, module.weight)
-        if cut is None or cut.keep_inputs is None or cut.grouping != "dense" or _inputs(module) != cut.inputs:
-            return None
-        line = torch.zeros(cut.inputs, dtype=weight.dtype)
-        line[list(cut.keep_inputs)] = 1
-        return line.repeat_interleave(matrix_of(module, weight).shape[2] // cut.inputs)
-
-    def _state(self, name: str) -> list[tuple[Tensor, Tensor]]:
-        return [(tensor, tensor.detach().clone()) for tensor in self._written(name)]
-
-    def _written(self, name: str) -> list[Tensor]:
-        module = self.modules[name]
-        tensors = [cast(Tensor, module.weight)]
-        if module.bias is not None:
-            tensors.append(cast(Tensor, module.bias))
-        elif name in self.paths.norms:
-            tensors.append(cast(Tensor, self.modules[self.paths.norms[name]].running_mean))
-        return tensors
-
-    def _behind(self, name: str, saved: Sequence[tuple[Tensor, Tensor]], out: Tensor, dim: int) -> Tensor:
-        """What the batch norm behind a layer without bias adds to its output since its mean was saved."""
-        added = torch.zeros(_filters(self.modules[name]), dtype=out.dtype, device=out.device)
-        if self.modules[name].bias is None:
-            for mean, value in saved[1:]:
-                added = value - mean.detach()
-        return added.reshape([-1 if axis == dim else 1 for axis in range(out.dim())])
-
-    def _restore(self, saved: Sequence[tuple[Tensor, Tensor]]) -> None:
-        for tensor, value in saved:
-            tensor.detach().copy_(value)
-
-    def _write(self, name: str, correction: Correction) -> None:
-        module = self.modules[name]
-        weight, *offset = self._written(name)
-        weight.detach().add_(weight_of(module, correction.weight).to(weight))
-        for tensor in offset:  # a batch norm takes the mean off, so that a smaller one adds to the output
-            sign = 1 if module.bias is not None else -1
-            tensor.detach().add_(sign * correction.bias.flatten().to(tensor))
+    def error(self, bounds: Bounds | None = None) -> Tensor:
+        """One number per filter: of the output or, given bounds, of what a rectifier with these lets through."""
+        total = torch.zeros(self.layer.filters, dtype=torch.float64, device=self.outs[0].device)
+        for item, out in zip(self.items, self.outs, strict=True):
+            missing = item.residual - self.layer.moved(self.first, item.source, out)
+            if bounds is not None:
+                missing = shortfall(item.wanted, _along(item.slope, self.layer, missing) * missing, bounds)
+            dim = channel_dim(self.layer.module, missing)
+            total += missing.double().square().sum(dim=[axis for axis in range(missing.dim()) if axis != dim])
+        return total
 
 
-def _filters(module: nn.Module) -> int:
-    return cast(int, module.out_features if isinstance(module, nn.Linear) else module.out_channels)
-
-
-def _inputs(module: nn.Module) -> int:
-    return cast(int, module.in_features if isinstance(module, nn.Linear) else module.in_channels)
+def _along(values: Tensor, layer: CutLayer, out: Tensor) -> Tensor:
+    """One number per filter in the shape to multiply an output with."""
+    dim = channel_dim(layer.module, out)
+    return values.to(out).reshape([-1 if axis == dim else 1 for axis in range(out.dim())])
 
 
 def _off(residual: Tensor, target: Tensor) -> float:
     largest = float(residual.abs().max()) if residual.numel() else 0.0
     return largest / max(float(target.abs().max()), 1e-30) if largest else 0.0
-
-
-def _squares(tensor: Tensor, dim: int) -> Tensor:
-    axes = [axis for axis in range(tensor.dim()) if axis != dim]
-    return tensor.double().square().sum(dim=axes)
-
-
-def _slope(norm: nn.Module) -> Tensor:
-    variance = cast(Tensor, norm.running_var)
-    slope = (variance + cast(float, norm.eps)).rsqrt()
-    return slope if norm.weight is None else slope * cast(Tensor, norm.weight).detach()
 
 
 def _tied(model: nn.Module) -> set[str]:

@@ -57,13 +57,30 @@ class Regression:
         self.shift: tuple[Tensor, Tensor] | None = None
         self.sums: dict[bool, _Sums] = {}
 
-    def add(self, inputs: Tensor, residuals: Tensor, *, held_out: bool) -> None:
+    def afresh(self) -> "Regression":
+        """A regression of other residuals on the same rows.
+
+        Returns:
+            One that knows the inputs and lacks the residuals; the same rows are then added with `known=True`.
+        """
+        other = Regression(intercept=self.intercept)
+        if self.shift is not None:
+            other.shift = self.shift[0], self.shift[1] * 0
+        for held_out, sums in self.sums.items():
+            residuals = [getattr(sums, name) * 0 for name in ("r", "xr", "rr")]
+            other.sums[held_out] = _Sums(
+                sums.count, sums.x, residuals[0], sums.xx, residuals[1], residuals[2]
+            )
+        return other
+
+    def add(self, inputs: Tensor, residuals: Tensor, *, held_out: bool, known: bool = False) -> None:
         """Count rows.
 
         Args:
             inputs: Shape (groups, rows, inputs).
             residuals: Shape (groups, rows, outputs).
             held_out: Whether the rows judge the fit instead of making it.
+            known: Whether the inputs of all rows are counted already (see `afresh`).
         """
         if inputs.element_size() < 4:
             inputs, residuals = inputs.float(), residuals.float()
@@ -72,22 +89,20 @@ class Regression:
                 # constants near the mean keep the products small; what is left of the mean is taken off in `solve`
                 means = x.mean(dim=1, keepdim=True), r.mean(dim=1, keepdim=True)
                 self.shift = means if self.intercept else (means[0] * 0, means[1] * 0)
-            x, r = x - self.shift[0], r - self.shift[1]
-            new = _Sums(
-                x.shape[1],
-                x.sum(dim=1).double(),
-                r.sum(dim=1).double(),
-                (x.mT @ x).double(),
-                (x.mT @ r).double(),
-                r.square().sum(dim=1).double(),
-            )
-            old = self.sums.get(held_out)
-            if old is None:
-                self.sums[held_out] = new
+            r = r - self.shift[1]
+            new = {"r": r.sum(dim=1).double(), "rr": r.square().sum(dim=1).double()}
+            if known:
+                new["xr"] = (x.mT @ r).double() - self.shift[0].double().mT @ new["r"].unsqueeze(1)
             else:
-                old.count += new.count
-                for name in ("x", "r", "xx", "xr", "rr"):
-                    getattr(old, name).add_(getattr(new, name))
+                x = x - self.shift[0]
+                new |= {"x": x.sum(dim=1).double(), "xx": (x.mT @ x).double(), "xr": (x.mT @ r).double()}
+            if held_out not in self.sums:
+                self.sums[held_out] = _Sums(count=x.shape[1], **new)
+                continue
+            old = self.sums[held_out]
+            old.count += 0 if known else x.shape[1]
+            for name, total in new.items():
+                getattr(old, name).add_(total)
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,4 @@
-"""What becomes of a layer's output: which batch norm alone reads it, and into which sum it goes."""
+"""What becomes of a layer's output: which batch norm alone reads it, which sum it goes into, what rectifies that."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +14,8 @@ from causal_prune.batches import Inputs, call, tensors_in
 from causal_prune.layer_rules import MIXING, BatchNorm
 
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+INFINITE = float("inf")
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -26,43 +28,73 @@ class OutputPaths:
         sums: Layers whose output, through that batch norm if there is one, is added to another tensor of the same
             shape and goes nowhere else; one for every sum, the one that reads most.
         widest_bytes: Most bytes that the output of a layer takes for one image.
+        rectified: By layer that runs once the least and the largest value that get through, where its output, behind
+            that batch norm and that sum if there are such, is read by a rectifier (ReLU, ReLU6, clamp) and by nothing
+            else.
     """
 
     calls: Mapping[str, int]
     norms: Mapping[str, str]
     sums: frozenset[str]
     widest_bytes: int = 0
+    rectified: Mapping[str, Bounds] = field(default_factory=dict)
+
+
+Contents = tuple[int, int]
+"""What a tensor holds: its address, and how often it has been overwritten."""
 
 
 @dataclass
 class _Seen(TorchDispatchMode):
-    """Counts the readers of every tensor, and notes what is added."""
+    """Counts the readers of what every tensor holds, and notes what is added and what is rectified."""
 
-    uses: Counter[int] = field(default_factory=Counter)
-    added: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    overwritten: dict[int, int] = field(default_factory=dict)
+    written: Counter[int] = field(default_factory=Counter)
+    uses: Counter[Contents] = field(default_factory=Counter)
+    added: list[tuple[Contents, Contents, Contents]] = field(default_factory=list)
+    rectified: dict[Contents, Bounds] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)  # an address is a name only while its tensor lives
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
-    def readers(self, tensor: Tensor) -> int:
-        """How many operations read what a tensor held when it was made."""
-        return self.overwritten.get(id(tensor), self.uses[id(tensor)])
+    def held_by(self, tensor: Tensor) -> Contents:
+        """What a tensor holds now."""
+        return id(tensor), self.written[id(tensor)]
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self.uses[id(leaf)] += 1
+        kwargs = kwargs or {}
+        read = [self.held_by(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.uses.update(read)
+        bounds = _bounds(func, args, kwargs)
+        if bounds is not None:
+            self.rectified[read[0]] = bounds
+        out = func(*args, **kwargs)
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+                self.written[id(value)] += 1
         if func in ADDITIONS and isinstance(args[1], Tensor) and args[0].shape == args[1].shape:
-            self.added.append((args[0], args[1]))
-        if func is ADDITIONS[1]:
-            self.overwritten[id(args[0])] = self.uses[id(args[0])]  # whoever reads it later reads the sum
+            self.added.append((read[0], read[1], self.held_by(out)))
         self.alive.append((args, kwargs, out))
         return out
+
+
+def _bounds(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounds | None:
+    """The least and the largest value that an operation lets through, if that is all it does."""
+    name = str(func._schema.name).split("::")[-1].rstrip("_")
+    if name == "relu":
+        return 0.0, INFINITE
+    given = {argument.name: argument.default_value for argument in func._schema.arguments} | dict(kwargs)
+    given |= {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
+    low, high = {
+        "hardtanh": (given.get("min_val"), given.get("max_val")),
+        "clamp": (given.get("min"), given.get("max")),
+        "clamp_min": (given.get("min"), None),
+    }.get(name, (None, None))
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or low is high is None:
+        return None
+    return -INFINITE if low is None else float(low), INFINITE if high is None else float(high)
 
 
 def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
@@ -80,8 +112,8 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
     names = {module: name for name, module in model.named_modules()}
     seen = _Seen()
     calls: Counter[str] = Counter()
-    makers: dict[int, str] = {}
-    reads: list[tuple[Tensor, Tensor, str]] = []
+    makers: dict[Contents, str] = {}
+    reads: list[tuple[Contents, Contents, str]] = []
     widest = 0
     images = max(1, len(tensors_in(inputs)[0]))
 
@@ -90,9 +122,10 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
         if isinstance(module, MIXING):
             widest = max(widest, out.numel() * out.element_size() // images)
             calls[names[module]] += 1
-            makers[id(out)] = names[module]
+            makers[seen.held_by(out)] = names[module]
         else:
-            reads.append((args[0] if args else kwargs["input"], out, names[module]))
+            source = args[0] if args else kwargs["input"]
+            reads.append((seen.held_by(source), seen.held_by(out), names[module]))
 
     handles = [
         module.register_forward_hook(after, with_kwargs=True, prepend=True)
@@ -107,22 +140,32 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
             handle.remove()
     tracked = {n for n, m in model.named_modules() if isinstance(m, BatchNorm) and m.running_mean is not None}
     norms = {
-        makers[id(source)]: name
+        makers[source]: name
         for source, _, name in reads
-        if id(source) in makers and seen.readers(source) == 1 and name in tracked
+        if source in makers and seen.uses[source] == 1 and name in tracked and calls[makers[source]] == 1
     }
-    norms = {layer: norm for layer, norm in norms.items() if calls[layer] == 1}
-    ends = {id(out): makers[id(source)] for source, out, _ in reads if makers.get(id(source)) in norms}
-    return OutputPaths(dict(calls), norms, frozenset(_sums(model, seen, {**makers, **ends}, calls)), widest)
+    ends = makers | {out: makers[source] for source, out, _ in reads if makers.get(source) in norms}
+    sums = _sums(model, seen, ends, calls)
+    last = {layer: contents for contents, layer in ends.items()} | sums
+    rectified = {
+        layer: seen.rectified[contents]
+        for layer, contents in last.items()
+        if calls[layer] == 1 and seen.uses[contents] == 1 and contents in seen.rectified
+    }
+    return OutputPaths(dict(calls), norms, frozenset(sums), widest, rectified)
 
 
-def _sums(model: nn.Module, seen: _Seen, ends: Mapping[int, str], calls: Mapping[str, int]) -> set[str]:
+def _sums(
+    model: nn.Module, seen: _Seen, ends: Mapping[Contents, str], calls: Mapping[str, int]
+) -> dict[str, Contents]:
     modules = dict(model.named_modules())
-    found = set()
-    for pair in seen.added:
+    found = {}
+    for first, second, total in seen.added:
         candidates = [
-            ends[id(t)] for t in pair if id(t) in ends and seen.readers(t) == 1 and calls[ends[id(t)]] == 1
+            ends[held]
+            for held in (first, second)
+            if held in ends and seen.uses[held] == 1 and calls[ends[held]] == 1
         ]
-        if candidates and pair[0] is not pair[1]:
-            found.add(max(candidates, key=lambda name: modules[name].weight[0].numel()))
+        if candidates and first != second:
+            found[max(candidates, key=lambda name: modules[name].weight[0].numel())] = total
     return found

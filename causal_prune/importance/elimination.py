@@ -78,15 +78,15 @@ def eliminate(consumers: Sequence[Equations], units: int) -> tuple[Tensor, Tenso
         units: Number of units.
 
     Returns:
-        The units in the order in which they go, int64 of shape (units,), and u after every removal, float64 of shape
-        (units + 1,), 0 at first and never falling.
+        The units in the order in which they go, int64 of shape (units,), and u after every removal at each consumer,
+        float64 of shape (consumers, units + 1), 0 at first and never falling.
 
     Cost: per consumer one inversion and one factorisation, cubic in the number of inputs. Of more than 256 units
         several go in a step, those of the least effects; their residuals are exact, the order within a step is not.
     """
     systems = [_System(each) for each in consumers]
     order: list[int] = []
-    lost = [0.0]
+    lost = [torch.zeros(len(systems), dtype=torch.float64)]
     left = torch.ones(units, dtype=torch.bool)
     while len(order) < units:
         effects = torch.zeros(units, dtype=torch.float64)
@@ -94,14 +94,13 @@ def eliminate(consumers: Sequence[Equations], units: int) -> tuple[Tensor, Tenso
             effects += system.effects()
         effects[~left] = torch.inf
         going = torch.argsort(effects, stable=True)[: max(1, (units - len(order)) // AT_ONCE)]
-        rises = torch.zeros(len(going), dtype=torch.float64)
-        for system in systems:
-            rises += system.remove(going)
+        rises = torch.zeros(len(systems), len(going), dtype=torch.float64)
+        for row, system in zip(rises, systems, strict=True):
+            row += system.remove(going).clamp_min(0)
         left[going] = False
-        for unit, rise in zip(going.tolist(), rises.tolist(), strict=True):
-            order.append(unit)
-            lost.append(lost[-1] + max(rise, 0.0))
-    return torch.tensor(order), torch.tensor(lost, dtype=torch.float64)
+        order += going.tolist()
+        lost += [lost[-1] + each for each in rises.cumsum(dim=1).unbind(dim=1)]
+    return torch.tensor(order), torch.stack(lost, dim=1)
 
 
 class _System:

@@ -24,10 +24,15 @@ class EliminationCurve:
         order: Units in the order in which backward elimination removes them, int64 of shape (units,).
         unexplained: unexplained[r] is the share of the state's variance that the units kept after r removals cannot
             reproduce, summed over the group's consumers; float64 of shape (units + 1,), 0 at first, never falling.
+        price: price[r] = (sum over consumers of the root of the share)^2, of the same shape: what is lost together, at
+            most. The errors that a lost unit makes at its several readers follow from the same lost values; where they
+            meet again they add up, not their squares (Minkowski). The same as `unexplained` where there is one
+            consumer.
     """
 
     order: Tensor
     unexplained: Tensor
+    price: Tensor
 
 
 @dataclass(frozen=True)

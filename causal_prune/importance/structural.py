@@ -1,18 +1,18 @@
 """The structural score: what the layers that read a unit lose with it, by their own equations."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from causal_prune.filter_graph import FilterGraph, Group, Member
-from causal_prune.filter_moments import FilterMoments, State
+from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.elimination import Equations, direct_effects, eliminate, unique_effects
 from causal_prune.importance.scores import EliminationCurve, FilterScores, Labelled, Parents, from_units
 from causal_prune.progress import track
 
-UNIT = "share of the variance of the states that its readers join"
+UNIT = "share of the states that its readers join, by what the outputs lose with them"
 
 
 def score(
@@ -37,10 +37,10 @@ def score(
     All is in units of the state s that the consumer's output becomes part of (see `state_flow`): the sum, where it is
     added into a residual stream, or else the (normalised) output itself. W is multiplied by what follows linearly
     (batch norm's g / sigma), a squared residual of filter i is divided by Var(s_i), and the shares are averaged over
-    the channels of the state with weights d_i / sum_k d_k, d_i the direct effect of channel i on whoever reads it
-    (see `worth_of_channels`). Effects are added over the group's consumers. Dividing by the total variance of the
-    state instead, that is d_i = Var(s_i), would depend on the scale of its channels; this does not: multiplying a
-    filter and dividing its readers changes no score of any group.
+    the channels of the state with weights d_i / sum_k d_k, d_i how much the network's outputs move when channel i is
+    lost, to first order (see `worth_of_channels`). Effects are added over the group's consumers. Dividing by the
+    total variance of the state instead, that is d_i = Var(s_i), would depend on the scale of its channels; this does
+    not: multiplying a filter and dividing its readers changes no score of any group.
 
     A grouped convolution whose blocks go whole reads nothing that stays, hence is no consumer of its own units;
     depthwise ones only pass on.
@@ -60,10 +60,10 @@ def score(
     Cost: see `eliminate`.
     """
     curves = {}
-    equations = equations_of(graph, moments, worth_of_channels(graph, moments))
+    equations = equations_of(graph, moments, worth_of_channels(moments))
     for group in track(graph.prunable, "score", unit="group"):
         order, lost = eliminate(equations[group.name], group.size)
-        curves[group.name] = EliminationCurve(order, lost)
+        curves[group.name] = EliminationCurve(order, lost.sum(dim=0), lost.sqrt().sum(dim=0).square())
 
     def rises(group: Group) -> Tensor:
         curve = curves[group.name]
@@ -88,7 +88,7 @@ def effects(
         By prunable group one share per unit.
     """
     found = {}
-    equations = equations_of(graph, moments, worth_of_channels(graph, moments))
+    equations = equations_of(graph, moments, worth_of_channels(moments))
     for group in graph.prunable:
         total = torch.zeros(group.size, dtype=torch.float64)
         for each in equations[group.name]:
@@ -120,44 +120,25 @@ def equations_of(
     }
 
 
-def worth_of_channels(graph: FilterGraph, moments: FilterMoments) -> dict[str, Tensor]:
-    """What each channel of the states counts: the direct effect of its unit on whoever reads it.
+def worth_of_channels(moments: FilterMoments) -> dict[str, Tensor]:
+    """What each channel of the states counts: by how much the outputs move if it is lost, to first order.
 
-    The effects are taken with all channels that vary counting alike, so that no scale of a channel plays a part.
-    Channels of no prunable unit, such as the outputs of the network, count by their variance.
+    d_i = Var(s_i) * sum over positions of E (dz / ds_i)^2, with z the outputs (see `OutputEffects`). Where that is not
+    known, all channels count alike.
 
     Args:
-        graph: From `trace`.
         moments: From `observe`.
 
     Returns:
         By consumer one number per filter, not negative.
     """
-    made_by: dict[str, list[tuple[Group, Member]]] = {}
-    for group in graph.prunable:
-        for member in group.of_role("producer"):
-            made_by.setdefault(member.layer, []).append((group, member))
-    worth = {
-        name: torch.ones_like(state.variance)
-        if _all_prunable(made_by.get(name, ()), state)
-        else state.variance
-        for name, state in moments.states.items()
-    }
-    alike = {
-        name: sum((direct_effects(each) for each in equations), torch.zeros((), dtype=torch.float64))
-        for name, equations in equations_of(graph, moments, worth).items()
-    }
+    worth = {}
     for name, state in moments.states.items():
-        if _all_prunable(made_by.get(name, ()), state):
-            worth[name] = torch.zeros_like(state.variance)
-            for group, member in made_by[name]:
-                effect = alike[group.name].expand(group.size)
-                worth[name][list(member.positions)] = effect[list(member.units)]
+        effects = moments.effects.get(name, torch.zeros_like(state.variance))
+        gain = state.gain.square()
+        found = torch.where(gain > 0, effects / gain.clamp_min(1e-300), 0.0) * state.variance
+        worth[name] = found if bool((found > 0).any()) else torch.ones_like(found)
     return worth
-
-
-def _all_prunable(parts: Sequence[tuple[Group, Member]], state: State) -> bool:
-    return sum(len(member.positions) for _, member in parts) == len(state.variance)
 
 
 def _equations(moments: FilterMoments, member: Member, units: int, worth: Tensor) -> Equations:

@@ -29,8 +29,10 @@ def test_rows_times_the_weight_are_the_outputs(name: str, sampled: bool) -> None
     with torch.no_grad():
         out: Tensor = layer(source)
         places = torch.tensor([0, 2, places_of(layer, out) - 1]) if sampled else None
-        pairs = list(rows(layer, source, out, places))
-        x, y = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
+        found = list(rows(layer, source, [out, 2 * out], places))
+        x = torch.cat([patches for patches, _ in found], dim=1)
+        y, twice = (torch.cat([outs[k] for _, outs in found], dim=1) for k in (0, 1))
+        assert torch.equal(twice, 2 * y)
         matrix = matrix_of(layer, layer.weight)
         bias = layer.bias.reshape(groups_of(layer), 1, -1)
         torch.testing.assert_close(x @ matrix.mT + bias, y, rtol=1e-4, atol=1e-5)
@@ -46,6 +48,6 @@ def test_long_inputs_come_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("causal_prune.layer_inputs.PATCH_BYTES", 10_000)
     layer, source = nn.Conv2d(3, 4, 3), torch.randn(9, 3, 8, 8)
     with torch.no_grad():
-        chunks = list(rows(layer, source, layer(source), None))
+        chunks = list(rows(layer, source, [layer(source)], None))
     assert len(chunks) > 3
     assert sum(x.shape[1] for x, _ in chunks) == 9 * 36

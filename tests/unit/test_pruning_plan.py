@@ -323,7 +323,8 @@ def curved(graph: FilterGraph, flat: str) -> FilterScores:
     for group in graph.prunable:
         order = torch.arange(group.size).flip(0)
         steps = torch.arange(group.size + 1, dtype=torch.float64) / group.size
-        curves[group.name] = EliminationCurve(order, steps**2 * (0.01 if group.name == flat else 1.0))
+        lost = steps**2 * (0.01 if group.name == flat else 1.0)
+        curves[group.name] = EliminationCurve(order, lost, lost)
         groups[group.name] = torch.argsort(order).double()
     return FilterScores("test", "", groups, {}, curves)
 

@@ -77,7 +77,7 @@ def literal(reader: nn.Module, read: Tensor, channels: list[int], counts: Tensor
 
 def share(observed: tuple[FilterGraph, FilterMoments], layer: str, state: Tensor) -> Tensor:
     """What a square of each filter of a layer counts: its share of its channel's variance, by the channel's worth."""
-    worth = worth_of_channels(*observed)[layer]
+    worth = worth_of_channels(observed[1])[layer]
     variance = state.double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
     return worth / worth.sum() / variance
 
@@ -222,30 +222,41 @@ def test_batch_norm_behind_a_consumer_sets_the_units() -> None:
         )
 
 
-def test_a_channel_counts_by_its_direct_effect_on_whoever_reads_it() -> None:
+def test_a_channel_counts_by_what_the_outputs_lose_with_it() -> None:
     net = nn.Sequential(
-        nn.Conv2d(2, 4, 1),
-        nn.ReLU(),
-        nn.Conv2d(4, 5, 2),
-        nn.ReLU(),
-        nn.Conv2d(5, 6, 2),
-        nn.ReLU(),
-        nn.Conv2d(6, 3, 1),
+        nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 6, 2)
     ).eval()
+    nn.init.uniform_(net[3].weight, 0.5, 2)
     with torch.no_grad():
-        net[4].weight[:, 3] = 0  # nobody reads it
-    images = torch.randn(60, 2, 6, 6)
-    graph, moments = observed(net, images)
-    with torch.no_grad():
-        read, written, out = net[:4](images), net[:5](images), net(images)
-    worth = worth_of_channels(graph, moments)
-    alike = 1 / 6 / written.double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
-    for unit in range(5):
-        expected = literal(net[4], read, [unit], alike)[0]
-        assert float(worth["2"][unit]) == pytest.approx(expected, rel=1e-5, abs=1e-15)
+        net[5].weight[:, 3] = 0  # nobody reads it
+    images = torch.randn(4000, 2, 5, 5)
+    _, moments = observed(net, images)
+    state = net[:4](images).detach().requires_grad_()
+    squares = torch.zeros(5, dtype=torch.float64)
+    for row in net[4:](state).sum(dim=0).flatten():  # an image's outputs depend on its own state alone
+        (gradient,) = torch.autograd.grad(row, state, retain_graph=True)
+        squares += gradient.double().square().sum(dim=(0, 2, 3)) / len(images)
+    expected = squares * state.detach().double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
+    worth = worth_of_channels(moments)
     assert worth["2"][3] == 0
-    variance = out.double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
-    torch.testing.assert_close(worth["6"], variance, rtol=1e-5, atol=0)
+    torch.testing.assert_close(worth["2"] / worth["2"].sum(), expected / expected.sum(), rtol=0.15, atol=1e-3)
+    out = net(images).detach().double().movedim(1, -1).flatten(0, -2).var(dim=0, correction=0)
+    torch.testing.assert_close(worth["5"] / worth["5"].sum(), out / out.sum(), rtol=1e-5, atol=0)
+
+
+def test_channels_count_alike_where_the_outputs_have_no_derivative() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.relu(self.first(x))).round().detach()
+
+    graph, moments = observed(Net().eval(), torch.randn(60, 2, 5, 5))
+    assert moments.effects == {}
+    assert torch.equal(worth_of_channels(moments)["last"], torch.ones(3, dtype=torch.float64))
+    assert bool((score(graph, moments, method="structural").groups["first"] > 0).all())
 
 
 def test_scores_rise_along_the_order_of_elimination_and_the_curve_adds_them_up(traced) -> None:
@@ -260,6 +271,11 @@ def test_scores_rise_along_the_order_of_elimination_and_the_curve_adds_them_up(t
         assert first == int(unique[name].argmin())
         assert float(curve.unexplained[1]) == pytest.approx(float(unique[name][first]), rel=1e-9)
         torch.testing.assert_close(values, curve.unexplained.diff().cummax(0).values)
+        readers = {m.layer for g in traced.graph.prunable if g.name == name for m in g.of_role("consumer")}
+        assert bool((curve.price >= curve.unexplained * (1 - 1e-12)).all())
+        assert bool((curve.price <= curve.unexplained * (1 + 1e-12) * len(readers)).all())
+        if len(readers) == 1:
+            torch.testing.assert_close(curve.price, curve.unexplained)
 
 
 def residual() -> nn.Module:
