@@ -14,7 +14,7 @@ from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_
 from causal_prune.least_squares import Correction, Regression
 from causal_prune.lockstep import LayerStop, Pair, SumStop
 from causal_prune.output_paths import Bounds, OutputPaths
-from causal_prune.rectified_refit import Rows, inverse, shortfall, step
+from causal_prune.rectified_refit import Rows, inverse, step
 from causal_prune.surgery import Cuts
 
 ROWS_PER_UNKNOWN = 400
@@ -342,7 +342,8 @@ class _Judge:
         for item, out in zip(self.items, self.outs, strict=True):
             missing = item.residual - self.layer.moved(self.first, item.source, out)
             if bounds is not None:
-                missing = shortfall(item.wanted, _along(item.slope, self.layer, missing) * missing, bounds)
+                now = item.wanted - _along(item.slope, self.layer, missing) * missing
+                missing = item.wanted.clamp(*bounds) - now.clamp(*bounds)
             dim = channel_dim(self.layer.module, missing)
             total += missing.double().square().sum(dim=[axis for axis in range(missing.dim()) if axis != dim])
         return total

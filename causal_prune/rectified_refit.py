@@ -41,10 +41,11 @@ def step(
 ) -> Correction | None:
     """One step of the minimisation of  E shortfall(y, y - W x - b)^2  over a layer's weight and bias.
 
-    Its square is a convex function of W x + b that the square of  z - (W x + b)  touches from above, where z is y or,
-    beyond a bound, the nearest value beyond it to what the layer gives now. To regress z on x is hence a step down
-    (majorise and minimise, Hunter and Lange 2004), and all steps share the Gram matrix of x. Zhang et al. 2016
-    ("Accelerating very deep convolutional networks", section 3.2) solve the same problem for ReLU by splitting it.
+    What a rectifier lets through is off by no more than the shortfall. The shortfall's square is a convex function of
+    W x + b that the square of  z - (W x + b)  touches from above, where z is y or, beyond a bound, the nearest value
+    beyond it to what the layer gives now. To regress z on x is hence a step down (majorise and minimise, Hunter and
+    Lange 2004), and all steps share the Gram matrix of x. Zhang et al. 2016 ("Accelerating very deep convolutional
+    networks", section 3.2) solve the same problem for ReLU by splitting it.
 
     Args:
         rows: Inputs x, what is missing of the layer's output with its first weights, and what is wanted behind its

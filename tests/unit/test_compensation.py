@@ -239,6 +239,62 @@ def test_the_last_layer_of_a_block_makes_up_for_its_shortcut(monkeypatch: pytest
     assert with_sums < state_off(compensate(small, net, [draw(256, 1)]))
 
 
+def test_a_shift_goes_into_the_batch_norm_behind_and_is_judged_there() -> None:
+    """A removed filter that is constant leaves an error that is nothing but a shift."""
+    net = randomised(
+        nn.Sequential(
+            nn.Conv2d(3, 6, 1),
+            nn.ReLU(),
+            nn.Conv2d(6, 5, 3, bias=False),
+            nn.BatchNorm2d(5),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+    )
+    with torch.no_grad():
+        net[0].weight[0], net[0].bias[0] = 0, 3
+    graph = trace(net, torch.zeros(1, 3, 6, 6))
+    groups = {g.name: torch.arange(g.size).double() for g in graph.prunable}
+    scores = FilterScores("test", "test", groups, {})
+    widths = {g.name: g.size - 1 for g in graph.prunable if g.name == "0"}
+    widths |= {g.name: g.size for g in graph.prunable if g.name != "0"}
+    small = remove(net, plan_widths(graph, scores, widths, kind="keep_macs", requested=0.9))
+    repaired = repair(small, net, [images(64, 3, 6, 6)])
+    (layer,) = [each for each in repaired.layers if each.layer == "2"]
+    assert layer.outcome == "refitted" and layer.error_left < 1e-6
+    probe = images(16, 3, 6, 6, seed=7)
+    assert (answer(small, probe) - answer(net, probe)).abs().max() > 0.3
+    torch.testing.assert_close(answer(repaired.model, probe), answer(net, probe), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rectifier", [nn.ReLU(), nn.ReLU6(inplace=True)], ids=["relu", "relu6"])
+def test_what_a_rectifier_stops_is_not_asked_for(
+    rectifier: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = randomised(
+        nn.Sequential(
+            nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3, bias=False), nn.BatchNorm2d(12), rectifier
+        )
+    )
+    wide = images(512, 3, 8, 8)
+    graph = trace(net, wide[:2], freeze=["2"])
+    groups = {g.name: torch.arange(g.size).double() for g in graph.prunable}
+    scores = FilterScores("test", "test", groups, {})
+    small = remove(net, plan_widths(graph, scores, {"0": 5}, kind="keep_macs", requested=0.5))
+    held = wide[torch.arange(512) % 8 == 7]
+
+    def errors(model: nn.Module) -> tuple[Tensor, Tensor]:
+        through = (answer(model, held) - answer(net, held)).square().sum(dim=(0, 2, 3))
+        plain = (answer(model[:4], held) - answer(net[:4], held)).square().sum(dim=(0, 2, 3))
+        return through, plain
+
+    (better, plain), (_, cut) = errors(compensate(small, net, [wide])), errors(small)
+    monkeypatch.setattr("causal_prune.layer_repair.ROUNDS", 0)
+    before, _ = errors(compensate(small, net, [wide]))
+    assert float(better.sum()) < 0.97 * float(before.sum())
+    assert bool((better <= before * (1 + 1e-5)).all()) and bool((plain <= cut * (1 + 1e-5)).all())
+
+
 def test_silenced_filters_and_inputs_stay_silent() -> None:
     net, draw = case("residual")
     _, chosen = half(net, draw(2, 0))
