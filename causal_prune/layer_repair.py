@@ -17,7 +17,7 @@ from causal_prune.output_paths import Bounds, OutputPaths
 from causal_prune.rectified_refit import Rows, inverse, step
 from causal_prune.surgery import Cuts
 
-ROWS_PER_UNKNOWN = 400
+ROWS_PER_UNKNOWN = 150
 """Of a convolution's output places so many times the unknowns of a filter are drawn."""
 GRAMS = 6
 """So many matrices of the size of the Gram matrix live while its equations are solved."""
