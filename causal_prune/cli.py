@@ -120,7 +120,7 @@ def run(
         typer.Option("--no-compensate", show_default=False, help="The same as --compensate none."),
     ] = None,
     calibration_images: Annotated[
-        str | None, _option("Training images that statistics are estimated on.", "1024")
+        str | None, _option("Training images that statistics are estimated on.", "2048")
     ] = None,
     epochs: Annotated[
         str | None, _option("Epochs of fine-tuning after the cut.", "3 for the embedded model, else 0")

@@ -107,7 +107,7 @@ class RunSettings(BaseModel):
         Field(default="least-squares", description="least-squares, batchnorm or none")
     )
     calibration_images: Annotated[Whole, Field(ge=1)] = Field(
-        default=1024, description="a whole number of at least 1"
+        default=2048, description="a whole number of at least 1"
     )
     epochs: Annotated[Whole, Field(ge=0)] | None = Field(
         default=None, description="a whole number of at least 0"

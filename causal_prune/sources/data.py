@@ -20,7 +20,7 @@ def load_data(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     input_shape: tuple[int, int, int] | None = None,
-    calibration_images: int = 1024,
+    calibration_images: int = 2048,
     seed: int = 0,
 ) -> Data:
     """Load the data that `--data` names, split them and check them; nothing is downloaded.
@@ -44,7 +44,7 @@ def load_data(
 
     Example:
         >>> load_data("digits").split
-        {'train': 1168, 'validation': 270, 'calibration': 1024, 'test': 359}
+        {'train': 1168, 'validation': 270, 'calibration': 1168, 'test': 359}
     """
     if calibration_images < 1:
         raise InputError(f"--calibration-images: {calibration_images} is not at least 1")

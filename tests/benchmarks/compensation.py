@@ -3,7 +3,8 @@
     python tests/benchmarks/compensation.py [--nets resnet20,resnet56] [--shares 0.5] [--arms causal,random,magnitude]
 
 It needs the pretrained networks and CIFAR-10 of `../shared`. Calibration: 2,048 training images without labels; the
-test split is read once per arm. Arms share the causal arm's widths and the compensation.
+test split is read once per arm. Widths are aligned as in `causal-prune run`; arms share the causal arm's widths and the
+compensation.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def plans(
     graph: cp.FilterGraph, moments: cp.FilterMoments, scores: FilterScores, share: float, arms: str
 ) -> Iterator[tuple[str, PruningPlan]]:
     """The causal plan and those of its rivals, at its widths."""
-    causal = cp.plan(graph, scores, keep_macs=share)
+    causal = cp.plan(graph, scores, keep_macs=share, align="auto")
     yield "causal", causal
     rivals: list[tuple[str, FilterScores]] = []
     if "random" in arms:
