@@ -59,10 +59,12 @@ def compensate(
     kept filters of the same layer of the dense network return on the same images, it finds the change (D, c) that
         minimises  E || y - (W + D) x - (b + c) ||^2 + ridge * mean diag Cov(x) * || D ||^2
     so that nothing is changed where nothing was lost (He et al. 2017, section 3.1, regress the same outputs, once per
-    layer, on the dense network's inputs). Three further points:
+    layer, on the dense network's inputs). Further points:
     - Where a layer's output is added to another tensor (the last layer of a residual block, through its batch norm),
       y is chosen so that the *sum* is what it was: dense sum minus what the cut network adds, taken back through the
       batch norm's slope. The layer then also makes up for the errors of the shortcut.
+    - Where what the layer returns, behind its batch norm and sum, is read by a rectifier alone (ReLU, ReLU6, clamp), up
+      to three further rounds fit what gets through it (see `rectified_refit.step`).
     - Each eighth image is held out. It chooses the ridge, and a filter of which no refit has a smaller squared error
       on these images keeps its weights.
     - A layer without bias puts c into the mean of the batch norm behind it. Where there is none, c is 0 and x and y
@@ -95,7 +97,7 @@ def compensate(
     Warns:
         UserWarning: If there are fewer images than can be held out, or a layer has fewer rows of data than weights.
 
-    Cost: for least squares about eight passes of the dense network over the images; memory of the activations of all
+    Cost: for least squares about twelve passes of the dense network over the images; memory of the activations of all
         images at one layer of both networks. `repair` also returns what became of every layer.
 
     Example:

@@ -101,7 +101,7 @@ def plan(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     remove_filters: float | None = None,
-    align: int = 1,
+    align: int | Literal["auto"] = 1,
 ) -> PruningPlan:
     """Choose the units that go, so that a target is met from below.
 
