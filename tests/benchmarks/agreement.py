@@ -7,7 +7,8 @@ The judge, ablation, reads the first half of the test images; the methods that n
 The checkpoints were trained on all 50,000 training images, which are memorised and say little about which unit matters.
 A single unit moves the loss by less than its standard error over 1,000 images: the line on the judge with itself says
 how much of what it finds is more than noise. Nothing is chosen by these tables. Statistics without labels come from
-training images. With --partial FOLDER an interrupted ablation goes on where it stopped.
+training images. --units N ablates no more than N units of a group. With --partial FOLDER an interrupted ablation goes on
+where it stopped.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import METHODS, score
 from causal_prune.importance.ablation import Ablation, ablate, joined
-from causal_prune.measure.agreement import agreement, median_agreement, spearman_by_group
+from causal_prune.measure.agreement import agreement, median_agreement, spearman_by_group, spread_units
 from causal_prune.progress import shown
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,7 @@ def _options() -> argparse.Namespace:
         "--labelled", type=int, default=1000, help="held-out images of the methods with labels"
     )
     parser.add_argument("--calibration", type=int, default=2048, help="training images for the statistics")
+    parser.add_argument("--units", type=int, default=10**9, help="units of a group that are ablated, at most")
     parser.add_argument("--partial", type=Path, help="folder for the state of the ablation")
     parser.add_argument("--methods", nargs="*", default=[name for name in METHODS if name != "ablation"])
     return parser.parse_args()
@@ -82,8 +84,15 @@ def table(name: str, options: argparse.Namespace) -> list[str]:
     graph = trace(model, judging[0][0][:2])
     begun = time.perf_counter()
     middle = len(judging) // 2
+    chosen = spread_units({group.name: group.size for group in graph.prunable}, options.units)
     halves = [
-        ablate(model, graph, half, partial=options.partial / f"{name}-{k}.npz" if options.partial else None)
+        ablate(
+            model,
+            graph,
+            half,
+            units=chosen,
+            partial=options.partial / f"{name}-{k}.npz" if options.partial else None,
+        )
         for k, half in enumerate((judging[:middle], judging[middle:]))
     ]
     judge = joined(*halves)
