@@ -7,7 +7,7 @@ The judge, ablation, reads the first half of the test images; the methods that n
 The checkpoints were trained on all 50,000 training images, which are memorised and say little about which unit matters.
 A single unit moves the loss by less than its standard error over 1,000 images: the line on the judge with itself says
 how much of what it finds is more than noise. Nothing is chosen by these tables. Statistics without labels come from
-training images. --units N ablates no more than N units of a group. With --partial FOLDER an interrupted ablation goes on
+training images. --units N ablates at most N units of a group. With --partial FOLDER an interrupted ablation goes on
 where it stopped.
 """
 
