@@ -81,7 +81,7 @@ def observe(
         InputError: If there are no images, an activation is NaN or infinite (the layer and batch are named), or
             `max_memory` is not positive.
 
-    Cost: one forward pass, a forward and a backward pass over a quarter of the images and, for each consumer, the
+    Cost: one forward pass, a forward and a backward pass over an eighth of the images and, for each consumer, the
         product of its patches with themselves at no more than 64 positions of an image; memory for one matrix of
         patch by patch per consumer, whatever the number of images.
     """
