@@ -166,8 +166,7 @@ def share_kept(
 
 
 def _step(group: Group, align: int) -> int:
-    """Steps in which a group may become narrower: `align` in wide groups, and about an eighth of narrower ones."""
-    while align > 1 and group.size < 8 * align and not align <= 4 <= group.size // 4:
+    while align > 1 and group.size < 4 * align:
         align //= 2
     return align
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/compensation.py [--nets resnet20,resnet56] [--shares 0.5] [--arms causal,random,magnitude]
 
 It needs the pretrained networks and CIFAR-10 of `../shared`. Calibration: 2,048 training images without labels; the
-test split is read once per arm. Widths are aligned as in `causal-prune run`; arms share the causal arm's widths and the
-compensation.
+test split is read once per arm. Widths are those of `plan` as it stands, not aligned; --align does as `causal-prune run`
+does. Arms share the causal arm's widths and the compensation.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Literal
 
 import numpy as np
 import torch
@@ -56,10 +57,15 @@ def batches(images: np.ndarray, labels: np.ndarray, size: int) -> Batches:
 
 
 def plans(
-    graph: cp.FilterGraph, moments: cp.FilterMoments, scores: FilterScores, share: float, arms: str
+    graph: cp.FilterGraph,
+    moments: cp.FilterMoments,
+    scores: FilterScores,
+    share: float,
+    arms: str,
+    align: Literal["auto"] | int,
 ) -> Iterator[tuple[str, PruningPlan]]:
     """The causal plan and those of its rivals, at its widths."""
-    causal = cp.plan(graph, scores, keep_macs=share, align="auto")
+    causal = cp.plan(graph, scores, keep_macs=share, align=align)
     yield "causal", causal
     rivals: list[tuple[str, FilterScores]] = []
     if "random" in arms:
@@ -70,7 +76,14 @@ def plans(
         yield name, plan_like(graph, theirs, causal)
 
 
-def table(name: str, shares: list[float], arms: str, calibration: Batches, test: Batches) -> None:
+def table(
+    name: str,
+    shares: list[float],
+    arms: str,
+    align: Literal["auto"] | int,
+    calibration: Batches,
+    test: Batches,
+) -> None:
     """Print the rows of one network."""
     net = network(name)
     with torch.no_grad():
@@ -97,7 +110,7 @@ def table(name: str, shares: list[float], arms: str, calibration: Batches, test:
     print("| ---: | --- | ---: | ---: | ---: | --- | ---: | ---: |")
     for share in shares:
         found: dict[str, list[Mapping[str, object]]] = {}
-        for arm, chosen in plans(graph, moments, scores, share, arms):
+        for arm, chosen in plans(graph, moments, scores, share, arms, align):
             cut = cp.remove(net, chosen)
             start = time.perf_counter()
             repaired = cp.compensate(cut, net, calibration)
@@ -148,6 +161,7 @@ def main() -> None:
     parser.add_argument("--nets", default="resnet20,resnet56")
     parser.add_argument("--shares", default="0.5")
     parser.add_argument("--arms", default="causal,random,magnitude")
+    parser.add_argument("--align", action="store_true", help="widths as `causal-prune run` aligns them")
     parser.add_argument(
         "--validate", action="store_true", help="read 5,000 training images, not the test split"
     )
@@ -165,7 +179,8 @@ def main() -> None:
         test = batches(arrays["test_images"], arrays["test_labels"], 250)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, seed 0")
     for name in options.nets.split(","):
-        table(name, [float(share) for share in options.shares.split(",")], options.arms, calibration, test)
+        shares = [float(share) for share in options.shares.split(",")]
+        table(name, shares, options.arms, "auto" if options.align else 1, calibration, test)
 
 
 if __name__ == "__main__":
