@@ -117,7 +117,8 @@ def plan(
         keep_params: Share of the parameters of convolutions, linear and normalisation layers that stays, in (0, 1).
         remove_filters: Share of the units that goes, in (0, 1): of all groups together with curves, else of each group.
         align: Widths are multiples of this number, or of a half, a quarter ... of it in groups less than four times
-            as wide; "auto" reads the machine. Single units are given back where the target would be missed by more than 1 %.
+            as wide; "auto" reads the machine. Single units are given back where the target would be missed by more
+            than 1 %.
 
     Returns:
         The plan. Its target is `keep_macs=0.5` where none is given.

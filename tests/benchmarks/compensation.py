@@ -3,8 +3,8 @@
     python tests/benchmarks/compensation.py [--nets resnet20,resnet56] [--shares 0.5] [--arms causal,random,magnitude]
 
 It needs the pretrained networks and CIFAR-10 of `../shared`. Calibration: 2,048 training images without labels; the
-test split is read once per arm. Widths are those of `plan` as it stands, not aligned; --align does as `causal-prune run`
-does. Arms share the causal arm's widths and the compensation.
+test split is read once per arm. Widths are those of `plan` as it stands, not aligned; --align does as `causal-prune
+run` does. Arms share the causal arm's widths and the compensation.
 """
 
 import argparse
