@@ -194,7 +194,7 @@ class _Collector:
             self.flow.result(),
             {name: flat_weight(self.modules[name]) for name in self.mixing},
             self.effects.result(),
-            (*self.notes, *undetermined(reads)),
+            (*self.notes, *self.effects.notes(), *undetermined(reads)),
         )
 
 

@@ -115,6 +115,18 @@ class OutputEffects:
             return {}
         return {name: squares / self.images for name, squares in self.squares.items()}
 
+    def notes(self) -> tuple[str, ...]:
+        """What is not known.
+
+        Returns:
+            A sentence where an error kept the derivatives from being found; none otherwise.
+        """
+        if not self.problem:
+            return ()
+        return (
+            f"all channels of a state count alike: how the outputs move with them is not known ({self.problem})",
+        )
+
 
 def _marks(inputs: Any) -> list[int]:
     """A number for every image that depends on nothing but its content."""

@@ -223,7 +223,11 @@ def compress(
                 "compensation": COMPENSATIONS[compensation],
             },
             read={"split": data.split, "data": data.name, "classes": len(data.classes)},
-            notes=(*_notes(graph, data, block, importance, parents), *_repairs(results[1])),
+            notes=(
+                *_notes(graph, data, block, importance, parents),
+                *moments.notes,
+                *_repairs(results[1]),
+            ),
             threads=threads,
         )
         smaller = results[1].model.cpu().eval()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isclose
 from pathlib import Path
 from typing import Literal
 
@@ -225,6 +226,8 @@ def plan_widths(
         for group in graph.prunable
     }
     achieved = share_kept(graph, kind, {name: len(units) for name, units in kept.items()}, orders)
+    if isclose(achieved, requested, rel_tol=1e-12):
+        achieved = requested  # no more than rounding above it
     return PruningPlan(Target(kind, requested, achieved), kept, cuts_of(graph, kept))
 
 
