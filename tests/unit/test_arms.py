@@ -89,9 +89,10 @@ def test_the_stages_are_those_of_the_networks_on_the_way(recipe: Recipe, mode: s
     expected = evaluate(stations, loader(recipe.test))
     for stage, accuracy in expected.items():
         assert accuracy.predictions.tolist() == arm.stages[stage].predictions.tolist()
-    assert len({accuracy.predictions_sha256 for accuracy in expected.values()}) == 4, (
-        "every step does something"
-    )
+    pixels = torch.stack([recipe.test[index][0] for index in range(4)])
+    with torch.no_grad():
+        answers = {tuple(model.eval()(pixels).flatten().tolist()) for model in stations.values()}
+    assert len(answers) == 4, "every step does something"
     assert (arm.name, arm.importance, arm.seed) == ("random", "random", 4)
     assert arm.cost == count_cost(arm.model, recipe.example)
     assert arm.cost.macs < count_cost(recipe.dense, recipe.example).macs or mode == "zero"
