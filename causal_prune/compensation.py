@@ -71,8 +71,8 @@ def compensate(
       are not centred.
 
     "batchnorm" re-estimates batch-norm statistics (see `batchnorm_statistics.reestimate`), the cheap alternative. It
-    does not follow least squares: those have put means and scales where they fit best, and moving them again cost
-    ResNet-20 two to five points of accuracy on validation images.
+    does not follow least squares: those have put means and scales where they fit best, and moving them again costs
+    accuracy.
 
     Args:
         pruned: The cut network, from `remove`, `zero` or `load`, which record what was cut; not changed.
@@ -97,8 +97,9 @@ def compensate(
     Warns:
         UserWarning: If there are fewer images than can be held out, or a layer has fewer rows of data than weights.
 
-    Cost: for least squares about twelve passes of the dense network over the images; memory of the activations of all
-        images at one layer of both networks. `repair` also returns what became of every layer.
+    Cost: for least squares four to fourteen passes of the dense network over the images (`make bench-compensation`);
+        memory of the activations of all images at one layer of both networks. `repair` also returns what became of
+        every layer.
 
     Example:
         >>> import causal_prune as cp

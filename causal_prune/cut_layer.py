@@ -171,12 +171,9 @@ class CutLayer:
         Returns:
             The change.
         """
-        (weight, first), *offset = saved
+        weight, first = saved[0]
         matrix = matrix_of(self.module, weight.detach() - first)
-        constant = torch.zeros(self.filters, dtype=weight.dtype, device=weight.device)
-        for tensor, value in offset:
-            constant = self._sign() * (tensor.detach() - value)
-        return Correction(matrix, constant.reshape(len(matrix), -1), ridge)
+        return Correction(matrix, self._constant(saved).reshape(len(matrix), -1), ridge)
 
     def moved(self, saved: Saved, source: Tensor, before: Tensor) -> Tensor:
         """What its output, with what was put into the batch norm in place of a bias, has changed by.
@@ -193,7 +190,15 @@ class CutLayer:
         if self.module.bias is not None or self.norm is None:
             return now
         shape = [-1 if axis == channel_dim(self.module, now) else 1 for axis in range(now.dim())]
-        return now + self.since(saved, 0.0).bias.reshape(shape)
+        return now + self._constant(saved).reshape(shape)
+
+    def _constant(self, saved: Saved) -> Tensor:
+        """What has been added to the output of every filter, whatever it reads."""
+        weight, *offset = saved
+        if not offset:
+            return torch.zeros(self.filters, dtype=weight[0].dtype, device=weight[0].device)
+        ((tensor, value),) = offset
+        return self._sign() * (tensor.detach() - value)
 
     def _written(self) -> list[Tensor]:
         tensors = [cast(Tensor, self.module.weight)]

@@ -265,9 +265,8 @@ class Repairer:
             return self._solve_mixing(name, layer, items, needed)
         regression = self.unfinished.get(name) or Regression(intercept=layer.free)
         residuals = [item.residual for item in items]
-        if (
-            name in self.origins
-        ):  # it runs once more: its earlier rows count from the weights that it had then
+        if name in self.origins:
+            # it runs once more: its earlier rows count from the weights that it had then
             outs = [module.forward(item.source) for item in items]
             layer.restore(self.origins[name])
             residuals = [

@@ -169,6 +169,7 @@ def test_the_report_says_what_was_asked(run: Run) -> None:
     assert plan.target.achieved == 0.5 and plan.kept_units.keys() == {"0", "3"}
     assert report.split.model_dump() == {"train": 24, "validation": 10, "calibration": 11, "test": 15}
     assert report.classes == 3 and "calibration: 11 images" in report.notes
+    assert any("patches cannot determine" in note for note in report.notes), "what observe has to say"
     assert {name: len(values) for name, values in report.importances.items()} == {"0": 10, "3": 20}
 
 

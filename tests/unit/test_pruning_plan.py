@@ -324,7 +324,7 @@ def curved(graph: FilterGraph, flat: str) -> FilterScores:
         order = torch.arange(group.size).flip(0)
         steps = torch.arange(group.size + 1, dtype=torch.float64) / group.size
         lost = steps**2 * (0.01 if group.name == flat else 1.0)
-        curves[group.name] = EliminationCurve(order, lost, lost)
+        curves[group.name] = EliminationCurve(order, lost.flip(0), lost)  # plans go by the price alone
         groups[group.name] = torch.argsort(order).double()
     return FilterScores("test", "", groups, {}, curves)
 
@@ -379,7 +379,7 @@ def test_greedy_on_convex_curves_is_the_best_of_all_allocations() -> None:
     graph = trace(net, torch.zeros(2, 3, 6, 6), freeze=["2"])
     first, second = (group.name for group in graph.prunable)
     scores = curved(graph, first)
-    u, v = (scores.curves[name].unexplained for name in (first, second))
+    u, v = (scores.curves[name].price for name in (first, second))
     dense = cost(graph, {first: 8, second: 10})[0]
     chosen = plan(graph, scores, keep_macs=0.6)
     widths = {name: len(units) for name, units in chosen.kept_units.items()}

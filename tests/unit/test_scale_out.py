@@ -57,6 +57,7 @@ def found(images: Tensor, max_memory: int | None) -> dict[str, Tensor]:
         scores = score(graph, moments, method=method)
         values |= {f"{method} {name}": each for name, each in scores.groups.items()}
         values |= {f"curve {name}": each.unexplained for name, each in scores.curves.items()}
+    values |= {f"effects {name}": each for name, each in moments.effects.items()}
     return values
 
 
