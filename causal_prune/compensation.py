@@ -249,8 +249,13 @@ def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPat
         for layer, bounds in ours.rectified.items()
         if layer in same and theirs.rectified.get(layer) == bounds
     }
+    feeders = {
+        layer: feeder
+        for layer, feeder in ours.feeders.items()
+        if feeder in rectified and theirs.feeders.get(layer) == feeder
+    }
     widest = max(ours.widest_bytes, theirs.widest_bytes)
-    return OutputPaths(ours.calls, norms, frozenset(sums), widest, rectified)
+    return OutputPaths(ours.calls, norms, frozenset(sums), widest, rectified, feeders)
 
 
 def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> Sequence[Any]:

@@ -30,6 +30,22 @@ class CutLayer:
         self.inputs = cast(int, module.in_features if linear else module.in_channels)
 
     @property
+    def weight(self) -> Tensor:
+        """The layer's weight."""
+        return cast(Tensor, self.module.weight)
+
+    @property
+    def lost_inputs(self) -> bool:
+        """Whether inputs that it mixes were cut, so that it cannot return what it did."""
+        cut = self.cut
+        return (
+            cut is not None
+            and cut.grouping == "dense"
+            and cut.keep_inputs is not None
+            and len(cut.keep_inputs) < cut.inputs
+        )
+
+    @property
     def free(self) -> bool:
         """Whether a constant can be added to its output."""
         return self.module.bias is not None or self.norm is not None
@@ -117,6 +133,43 @@ class CutLayer:
         line = torch.zeros(cut.inputs, dtype=patches.dtype, device=patches.device)
         line[list(cut.keep_inputs)] = 1
         return patches * line.repeat_interleave(patches.shape[2] // cut.inputs)
+
+    def spoken(self) -> Tensor:
+        """Which filters were not silenced.
+
+        Returns:
+            One truth value per filter.
+        """
+        cut = self.cut
+        spoken = torch.ones(self.filters, dtype=torch.bool, device=cast(Tensor, self.module.weight).device)
+        if cut is not None and cut.keep_filters is not None and self.filters == cut.filters:
+            spoken[:] = False
+            spoken[list(cut.keep_filters)] = True
+        return spoken
+
+    def along(self, values: Tensor, out: Tensor) -> Tensor:
+        """One number per filter in the shape to multiply an output with.
+
+        Args:
+            values: Shape (filters,).
+            out: Of the layer.
+
+        Returns:
+            A view.
+        """
+        dim = channel_dim(self.module, out)
+        return values.to(out).reshape([-1 if axis == dim else 1 for axis in range(out.dim())])
+
+    def flat(self, out: Tensor) -> Tensor:
+        """An output as rows of filters.
+
+        Args:
+            out: Of the layer.
+
+        Returns:
+            Shape (positions of all images, filters).
+        """
+        return out.movedim(channel_dim(self.module, out), -1).reshape(-1, self.filters)
 
     def state(self) -> Saved:
         """What a refit writes.

@@ -1,7 +1,7 @@
 """One layer of a cut network is refitted to what the dense network computes there."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from typing import Literal, cast
 
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from causal_prune.cut_layer import CutLayer, Saved
 from causal_prune.errors import InputError
+from causal_prune.joint_repair import refit_together
 from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_of, rows
+from causal_prune.layer_targets import Item, Judge
 from causal_prune.least_squares import Correction, Regression
 from causal_prune.lockstep import LayerStop, Pair, SumStop
 from causal_prune.output_paths import Bounds, OutputPaths
 from causal_prune.rectified_refit import Rows, inverse, step
+from causal_prune.series_refit import series_in
 from causal_prune.surgery import Cuts
 
 ROWS_PER_UNKNOWN = 150
@@ -25,6 +28,10 @@ ROUNDS = 3
 """At most so often a layer before a rectifier is refitted to what gets through."""
 ROUNDING = 1e-5
 """Residuals below this share of the largest output are rounding."""
+
+
+Source = tuple[Tensor, int]
+"""What a layer reads, and its version then."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class LayerRepair:
         error_left: Squared error on held-out images, as a share of that with the weights as they were cut; never
             above 1.
         remark: What was done otherwise than usual.
+        together: Layers before it whose filters were moved with it (see `joint_repair.refit_together`). What counts for
+            them is the error of this one.
     """
 
     layer: str
@@ -45,29 +54,7 @@ class LayerRepair:
     reason: str = ""
     error_left: float = 1.0
     remark: str = ""
-
-
-@dataclass
-class _Item:
-    """What a pair says about a layer: residual is what its output should be changed by.
-
-    `off` says how far the layer, or the sum that it goes into, is from what the dense network computes, as a share of
-    the largest number there. `wanted` is what should be behind the layer's batch norm and sum, and `slope`, per filter,
-    by how much that changes with the layer's output.
-    """
-
-    pair: Pair
-    source: Tensor
-    dense_source: Tensor
-    residual: Tensor
-    off: float
-    dense_reply: Tensor
-    wanted: Tensor
-    slope: Tensor
-
-    def let_go(self) -> None:
-        """Give up what was needed for the refit alone."""
-        self.residual = self.source = self.dense_source = self.wanted = torch.empty(0)
+    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +95,15 @@ class Repairer:
         self.unfinished: dict[str, Regression] = {}
         self.origins: dict[str, Saved] = {}
         self.tied = _tied(pruned)
+        free = {
+            name: self._layer(name)
+            for name in paths.calls
+            if name not in self.tied and "weight" in self.modules[name]._parameters
+        }
+        self.series = series_in(paths.feeders, paths.rectified, free)
+        self.sources: dict[str, Sequence[Source]] = {}
+        self.starts = {series.names[0] for series in self.series.values()}
+        self.moving = {name for series in self.series.values() for name in series.names[:-1]}
 
     def meet(self, pairs: Sequence[Pair]) -> LayerRepair | None:
         """Repair the layer at which pairs stand, and let them run on.
@@ -121,6 +117,8 @@ class Repairer:
         self.visits += 1
         stop = pairs[0].pruned.stop
         if isinstance(stop, LayerStop):
+            if stop.layer in self.starts:
+                self.sources[stop.layer] = [_seen(pair) for pair in pairs]
             if stop.layer in self.paths.sums:
                 for pair in pairs:
                     dense, pruned = cast(LayerStop, pair.dense.stop), cast(LayerStop, pair.pruned.stop)
@@ -144,12 +142,12 @@ class Repairer:
             wanted = layer.behind_norm(target) if name in self.paths.rectified else target
             off = _off(residual, target)
             items.append(
-                _Item(pair, pruned.source, dense.source, residual, off, dense.out, wanted, layer.slope())
+                Item(pair, pruned.source, dense.source, residual, off, dense.out, wanted, layer.slope())
             )
         result = self._fit(name, layer, items)
         for item in items:
             stop = cast(LayerStop, item.pair.pruned.stop)
-            reply = layer.module.forward(stop.source) if result.outcome == "refitted" else stop.out
+            reply = layer.module.forward(item.source) if result.outcome == "refitted" else stop.out
             item.let_go()
             item.pair.advance(item.dense_reply, reply)
         return result
@@ -164,10 +162,10 @@ class Repairer:
             residual = wanted - pruned.summands[0] - pruned.factor * pruned.summands[1]
             off = _off(layer.masked(residual), wanted)
             slope = layer.slope() * (pruned.factor if pruned.branch == 1 else 1.0)
-            residual = layer.masked(residual * _along(inverse(slope), layer, residual))
+            residual = layer.masked(residual * layer.along(inverse(slope), residual))
             if dense.in_place:
                 target = dense.summands[0].copy_(target)
-            items.append(_Item(pair, pruned.source, dense.source, residual, off, target, wanted, slope))
+            items.append(Item(pair, pruned.source, dense.source, residual, off, target, wanted, slope))
         result = (
             self._fit(name, layer, items)
             if unspoilt
@@ -177,7 +175,7 @@ class Repairer:
             stop = cast(SumStop, item.pair.pruned.stop)
             summands = list(stop.summands)
             if result.outcome == "refitted":
-                summands[stop.branch] = layer.behind_norm(layer.module.forward(stop.source))
+                summands[stop.branch] = layer.behind_norm(layer.module.forward(item.source))
             total = summands[0] + stop.factor * summands[1]
             if stop.in_place:
                 total = stop.summands[0].copy_(total)
@@ -189,7 +187,8 @@ class Repairer:
         norm = self.modules[self.paths.norms[name]] if name in self.paths.norms else None
         return CutLayer(self.modules[name], norm, self.cuts.layers.get(name))
 
-    def _fit(self, name: str, layer: CutLayer, items: Sequence[_Item]) -> LayerRepair:
+    def _fit(self, name: str, layer: CutLayer, items: Sequence[Item]) -> LayerRepair:
+        seen = self._read_before(name)
         off = max(item.off for item in items)
         if not isfinite(off):
             raise InputError(
@@ -202,11 +201,39 @@ class Repairer:
             return LayerRepair(name, "kept", "its weight is computed from other parameters")
         if name in self.tied:
             return LayerRepair(name, "kept", "it shares its weight with another layer")
-        judge = _Judge(layer, items)
+        judge = Judge(layer, items)
+        together = self._together(name, items, seen)
+        if together:
+            found, end = self._refit(name, layer, items, Judge(layer, items))
+            found = replace(found, outcome="refitted", reason="", together=together)
+        else:
+            found, end = self._refit(name, layer, items, judge)
+        if found.outcome == "kept":
+            return found
+        return replace(found, error_left=min(float(end.sum() / judge.at_first.sum()), 1.0))
+
+    def _read_before(self, name: str) -> Sequence[Source]:
+        """What the first layer of the series read that ends here; nobody else needs it."""
+        series = self.series.get(name)
+        return self.sources.pop(series.names[0], ()) if series else ()
+
+    def _together(self, name: str, items: Sequence[Item], seen: Sequence[Source]) -> tuple[str, ...]:
+        """Refit a layer together with those before it, where that helps; the names of those."""
+        if len(seen) != len(items) or any(source._version != version for source, version in seen):
+            return ()
+        series, sources = self.series[name], [source for source, _ in seen]
+        bounds, limit = self.paths.rectified.get(name), self.max_memory
+        moved = refit_together(series, items, sources, bounds, seed=self.seed, max_memory=limit)
+        return series.names[:-1] if moved else ()
+
+    def _refit(
+        self, name: str, layer: CutLayer, items: Sequence[Item], judge: Judge
+    ) -> tuple[LayerRepair, Tensor]:
+        """Refit a layer alone; what became of it, and the squared error of its filters on held-out images."""
         fit = self._solve(name, layer, items)
         if fit.correction is None:
             layer.restore(judge.first)
-            return LayerRepair(name, "kept", "its equations have no finite solution")
+            return LayerRepair(name, "kept", "its equations have no finite solution"), judge.at_first
         origin = layer.state()
         layer.write(fit.correction)
         better = judge.error() < judge.at_first
@@ -214,17 +241,16 @@ class Repairer:
             layer.choose(better, judge.first)
         self.origins.setdefault(name, origin)
         if not bool(better.any()):
-            return LayerRepair(name, "kept", "no refit is better on held-out images")
-        if name in self.paths.rectified and fit.share:
+            return LayerRepair(name, "kept", "no refit is better on held-out images"), judge.at_first
+        if name in self.paths.rectified and fit.share and name not in self.moving:
             self._rectify(self.paths.rectified[name], layer, items, fit, judge)
         remark = fit.remark
         if fit.regression.rows < fit.regression.unknowns and not remark:
             remark = f"{fit.regression.rows} rows of calibration data for {fit.regression.unknowns} weights per filter"
-        left = float(judge.error().sum() / judge.at_first.sum())
-        return LayerRepair(name, "refitted", "", min(left, 1.0), remark)
+        return LayerRepair(name, "refitted", "", 1.0, remark), judge.error()
 
     def _rectify(
-        self, bounds: Bounds, layer: CutLayer, items: Sequence[_Item], fit: _Fit, judge: "_Judge"
+        self, bounds: Bounds, layer: CutLayer, items: Sequence[Item], fit: _Fit, judge: Judge
     ) -> None:
         """Further rounds for what the rectifier behind lets through; no filter becomes worse for it."""
         assert fit.correction is not None
@@ -257,7 +283,7 @@ class Repairer:
                 return
             best = torch.where(better, found, best)
 
-    def _solve(self, name: str, layer: CutLayer, items: Sequence[_Item]) -> _Fit:
+    def _solve(self, name: str, layer: CutLayer, items: Sequence[Item]) -> _Fit:
         module = layer.module
         unknowns = matrix_of(module, cast(Tensor, module.weight)).shape[2]
         needed = GRAMS * groups_of(module) * unknowns**2 * 8
@@ -287,7 +313,7 @@ class Repairer:
             self.unfinished[name] = regression
         return _Fit(regression.solve(), regression, share)
 
-    def _solve_mixing(self, name: str, layer: CutLayer, items: Sequence[_Item], needed: int) -> _Fit:
+    def _solve_mixing(self, name: str, layer: CutLayer, items: Sequence[Item], needed: int) -> _Fit:
         """Too many weights per filter: the dense layer's inputs are told from the channels that are left instead."""
         original = self.originals[name]
         whole = CutLayer(original, None, None)
@@ -325,33 +351,9 @@ class Repairer:
         return drawn.sort().values.to(out.device)
 
 
-class _Judge:
-    """The squared error of a layer on the images that were held out, or on all where none were."""
-
-    def __init__(self, layer: CutLayer, items: Sequence[_Item]) -> None:
-        self.layer = layer
-        self.items = [item for item in items if item.pair.held_out] or list(items)
-        self.first = layer.state()
-        self.outs: list[Tensor] = [layer.module.forward(item.source) for item in self.items]
-        self.at_first = self.error()
-
-    def error(self, bounds: Bounds | None = None) -> Tensor:
-        """One number per filter: of the output or, given bounds, of what a rectifier with these lets through."""
-        total = torch.zeros(self.layer.filters, dtype=torch.float64, device=self.outs[0].device)
-        for item, out in zip(self.items, self.outs, strict=True):
-            missing = item.residual - self.layer.moved(self.first, item.source, out)
-            if bounds is not None:
-                now = item.wanted - _along(item.slope, self.layer, missing) * missing
-                missing = item.wanted.clamp(*bounds) - now.clamp(*bounds)
-            dim = channel_dim(self.layer.module, missing)
-            total += missing.double().square().sum(dim=[axis for axis in range(missing.dim()) if axis != dim])
-        return total
-
-
-def _along(values: Tensor, layer: CutLayer, out: Tensor) -> Tensor:
-    """One number per filter in the shape to multiply an output with."""
-    dim = channel_dim(layer.module, out)
-    return values.to(out).reshape([-1 if axis == dim else 1 for axis in range(out.dim())])
+def _seen(pair: Pair) -> Source:
+    source = cast(LayerStop, pair.pruned.stop).source
+    return source, source._version
 
 
 def _off(residual: Tensor, target: Tensor) -> float:

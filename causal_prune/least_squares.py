@@ -26,6 +26,17 @@ class Correction:
     bias: Tensor
     ridge: float
 
+    def times(self, length: float) -> "Correction":
+        """A part of it.
+
+        Args:
+            length: The share.
+
+        Returns:
+            The correction.
+        """
+        return Correction(self.weight * length, self.bias * length, self.ridge)
+
 
 @dataclass
 class _Sums:
@@ -113,6 +124,19 @@ class Regression:
     def unknowns(self) -> int:
         """Number of weights per output."""
         return self.sums[False].xx.shape[1] if False in self.sums else 0
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Moments of the inputs of the rows that make the fit.
+
+        Returns:
+            Their mean, shape (groups, inputs), 0 without an intercept, and their mean product about it, shape (groups,
+            inputs, inputs).
+        """
+        fit = self.sums[False]
+        assert self.shift is not None
+        offset = fit.x / fit.count if self.intercept else fit.x * 0
+        covariance = fit.xx / fit.count - offset.unsqueeze(2) * offset.unsqueeze(1)
+        return offset + self.shift[0].double()[:, 0], covariance
 
     def solve(self, ridges: Sequence[float] = RIDGES) -> Correction | None:
         """The least change that explains most.

@@ -31,6 +31,8 @@ class OutputPaths:
         rectified: By layer that runs once the least and the largest value that get through, where its output, behind
             that batch norm and that sum if there are such, is read by a rectifier (ReLU, ReLU6, clamp) and by nothing
             else.
+        feeders: By layer that runs once the layer whose rectified output it reads, where nothing else reads that and
+            no sum lies between.
     """
 
     calls: Mapping[str, int]
@@ -38,6 +40,7 @@ class OutputPaths:
     sums: frozenset[str]
     widest_bytes: int = 0
     rectified: Mapping[str, Bounds] = field(default_factory=dict)
+    feeders: Mapping[str, str] = field(default_factory=dict)
 
 
 Contents = tuple[int, int]
@@ -52,6 +55,7 @@ class _Seen(TorchDispatchMode):
     uses: Counter[Contents] = field(default_factory=Counter)
     added: list[tuple[Contents, Contents, Contents]] = field(default_factory=list)
     rectified: dict[Contents, Bounds] = field(default_factory=dict)
+    let_through: dict[Contents, Contents] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)  # an address is a name only while its tensor lives
 
     def __post_init__(self) -> None:
@@ -74,6 +78,8 @@ class _Seen(TorchDispatchMode):
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
                 self.written[id(value)] += 1
+        if bounds is not None:
+            self.let_through[self.held_by(out)] = read[0]
         if func in ADDITIONS and isinstance(args[1], Tensor) and args[0].shape == args[1].shape:
             self.added.append((read[0], read[1], self.held_by(out)))
         self.alive.append((args, kwargs, out))
@@ -113,18 +119,20 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
     seen = _Seen()
     calls: Counter[str] = Counter()
     makers: dict[Contents, str] = {}
+    sources: dict[str, Contents] = {}
     reads: list[tuple[Contents, Contents, str]] = []
     widest = 0
     images = max(1, len(tensors_in(inputs)[0]))
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         nonlocal widest
+        source = args[0] if args else kwargs["input"]
         if isinstance(module, MIXING):
+            sources[names[module]] = seen.held_by(source)
             widest = max(widest, out.numel() * out.element_size() // images)
             calls[names[module]] += 1
             makers[seen.held_by(out)] = names[module]
         else:
-            source = args[0] if args else kwargs["input"]
             reads.append((seen.held_by(source), seen.held_by(out), names[module]))
 
     handles = [
@@ -152,7 +160,13 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
         for layer, contents in last.items()
         if calls[layer] == 1 and seen.uses[contents] == 1 and contents in seen.rectified
     }
-    return OutputPaths(dict(calls), norms, frozenset(sums), widest, rectified)
+    before = {contents: layer for layer, contents in last.items() if layer in rectified and layer not in sums}
+    feeders = {
+        layer: before[seen.let_through[contents]]
+        for layer, contents in sources.items()
+        if calls[layer] == seen.uses[contents] == 1 and seen.let_through.get(contents) in before
+    }
+    return OutputPaths(dict(calls), norms, frozenset(sums), widest, rectified, feeders)
 
 
 def _sums(

@@ -1,0 +1,211 @@
+"""Repairs a layer together with those that write what it alone reads."""
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from math import ceil
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from causal_prune.cut_layer import CutLayer
+from causal_prune.layer_inputs import channel_dim, groups_of, places_of, rows
+from causal_prune.layer_targets import Item, Judge
+from causal_prune.least_squares import Correction, Regression
+from causal_prune.output_paths import Bounds
+from causal_prune.rectified_refit import inverse, shortfall
+from causal_prune.series_refit import Linearised, Series, gauss_newton
+
+STEPS = 2
+"""At most so many steps of Gauss and Newton."""
+LENGTHS = (1.0, 0.5, 0.25)
+"""Shares of a step that are tried, until one makes the error smaller."""
+EQUATIONS_PER_UNKNOWN = 100
+"""So many numbers of the last layer's output are looked at for every weight of the series."""
+FEWEST_IMAGES = 128
+IMAGES_AT_ONCE = 64
+LIVING = 6
+"""So many tensors of the size of what every layer returns live per image."""
+ROWS_PER_UNKNOWN = 50
+"""Of the last layer's output places so many times the unknowns of a filter are drawn for its first fit."""
+FIRST_RIDGE = 1e-3
+WORSE = 1e-3
+"""So much of the mean error of all filters a filter may lose: rounding, and outputs of next to no size."""
+
+
+def refit_together(
+    series: Series,
+    items: Sequence[Item],
+    sources: Sequence[Tensor],
+    bounds: Bounds | None,
+    *,
+    seed: int,
+    max_memory: int,
+) -> bool:
+    """Move the filters of layers in series to where the last of them does best with what is left.
+
+    Least squares of one layer choose among what the kept filters before it return. Here those filters move too, by
+    Gauss-Newton steps towards what the last layer should return; what they return themselves need not be what it was,
+    since nothing else reads it. A step is taken only if the last layer's error on held-out images falls, and no
+    filter's error rises above that with the weights as they were cut.
+
+    Args:
+        series: The layers; their weights change.
+        items: At the last layer; their sources and residuals follow its and the others' weights.
+        sources: What the first layer reads, by item.
+        bounds: Of the rectifier behind the last layer, if that alone reads it.
+        seed: Of random signs and places.
+        max_memory: Bytes for matrices, and for the activations of the images that make the fit.
+
+    Returns:
+        Whether any step was taken; nothing has changed where none was.
+
+    Cost: about 25 forward passes of the layers over the images looked at, all of them for wide layers on small maps and
+        128 for others.
+    """
+    if not _applies(series, items, sources, max_memory):
+        return False
+    layer = series.layers[-1]
+    firsts = [layer.module.forward(item.source) for item in items]
+    saved = [each.state() for each in series.layers]
+    joint = _Joint(series, items, sources, bounds, max_memory)
+    joint.fit_last(seed)
+    if not sum(takewhile(bool, (joint.step(seed + number) for number in range(STEPS)))):
+        for each, state in zip(series.layers, saved, strict=True):
+            each.restore(state)
+        return False
+    for item, source, first in zip(items, sources, firsts, strict=True):
+        item.source = series.read_by_last(source)
+        item.residual = item.residual - layer.masked(layer.moved(joint.judge.first, item.source, first))
+    return True
+
+
+def _applies(series: Series, items: Sequence[Item], sources: Sequence[Tensor], max_memory: int) -> bool:
+    """Whether the layers do compute what the last one reads, image by image, and their matrices fit into memory."""
+    first, last = series.layers[0], series.layers[-1]
+    for item, source in zip(items, sources, strict=True):
+        dims = channel_dim(first.module, source), channel_dim(last.module, item.source)
+        if min(dims) < 1 or not len(source) == len(item.source) == len(item.residual):
+            return False
+        read, now = series.read_by_last(source[:1]), item.source[:1]
+        if read.shape != now.shape or not torch.allclose(read, now, 1e-3, 1e-4 * float(now.abs().max())):
+            return False
+    return all(
+        LIVING * 8 * groups_of(layer.module) * layer.weight[0].numel() ** 2 <= max_memory
+        for layer in series.layers
+    )
+
+
+class _Sample:
+    """Images that make the fit: what the first layer reads, and at the last layer what an item says."""
+
+    def __init__(self, layer: CutLayer, parts: Sequence[tuple[Tensor, Item]], count: Sequence[int]) -> None:
+        def joined(pick: Sequence[Tensor]) -> Tensor:
+            return torch.cat([each[:k] for each, k in zip(pick, count, strict=True)])
+
+        self.source = joined([source for source, _ in parts])
+        self.read = joined([item.source for _, item in parts])
+        self.residual = joined([item.residual for _, item in parts])
+        self.wanted = joined([item.wanted for _, item in parts])
+        self.slope = parts[0][1].slope
+        self.first = cast(Tensor, layer.module.forward(self.read))
+
+
+class _Joint:
+    """Layers in series while they move; the judge goes by what the last one read and returned at first."""
+
+    def __init__(
+        self,
+        series: Series,
+        items: Sequence[Item],
+        sources: Sequence[Tensor],
+        bounds: Bounds | None,
+        max_memory: int,
+    ) -> None:
+        self.series, self.bounds = series, bounds
+        self.last = series.layers[-1]
+        self.judge = Judge(self.last, items)
+        pairs = list(zip(sources, items, strict=True))
+        self.held = [
+            (source, item) for source, item in pairs if any(item is each for each in self.judge.items)
+        ]
+        fit = [(source, item) for source, item in pairs if not item.pair.held_out]
+        self.samples = list(_samples(series, fit, max_memory))
+
+    def fit_last(self, seed: int) -> None:
+        """Let the last layer do what it can alone, from part of the places."""
+        generator = torch.Generator().manual_seed(seed)
+        regression = Regression(intercept=self.last.free)
+        images = sum(len(sample.read) for sample in self.samples)
+        for sample in self.samples:
+            places = places_of(self.last.module, sample.residual)
+            taken = min(places, ceil(ROWS_PER_UNKNOWN * self.last.weight[0].numel() / images))
+            drawn = torch.randperm(places, generator=generator)[:taken].sort().values.to(sample.read.device)
+            at = drawn if places > 1 else None
+            for x, (r,) in rows(self.last.module, sample.read, [sample.residual], at):
+                regression.add(self.last.audible(x), r, held_out=False)
+        correction = regression.solve((FIRST_RIDGE,))
+        if correction is not None:
+            self.last.write(correction)
+
+    def step(self, seed: int) -> bool:
+        """Go where Gauss and Newton say, as far as it helps; whether it does."""
+        best = self._error()
+        start, reads = [each.state() for each in self.series.layers], [item.source for _, item in self.held]
+        changes = self._changes(seed)
+        for length in LENGTHS:
+            for layer, change in zip(self.series.layers, changes, strict=True):
+                layer.write(change.times(length))
+            for source, item in self.held:
+                item.source = self.series.read_by_last(source)
+            if self._error() < best and self._no_filter_worse():
+                return True
+            for layer, state in zip(self.series.layers, start, strict=True):
+                layer.restore(state)
+        for (_, item), read in zip(self.held, reads, strict=True):
+            item.source = read
+        return False
+
+    def _changes(self, seed: int) -> list[Correction]:
+        parts = [Linearised(self.series, sample.source) for sample in self.samples]
+        errors = [self._missing(part, sample) for part, sample in zip(parts, self.samples, strict=True)]
+        even = self.last.along(torch.ones(self.last.filters), errors[0])
+        return gauss_newton(self.series, parts, errors, even, seed)
+
+    def _missing(self, part: Linearised, sample: _Sample) -> Tensor:
+        """What is missing behind the last layer's batch norm."""
+        moved = self.last.moved(self.judge.first, part.reads[-1], sample.first)
+        left = sample.residual - self.last.masked(moved)
+        if self.bounds is not None:
+            slope = self.last.along(sample.slope, left)
+            left = shortfall(sample.wanted, slope * left, self.bounds) * inverse(slope)
+        return left * self.last.along(self.last.slope(), left)
+
+    def _error(self) -> float:
+        """On held-out images, behind the batch norm, and behind the rectifier if there is one."""
+        error = self.judge.error(self.bounds)
+        return float((error if self.bounds else error * self.last.slope().double().square()).sum())
+
+    def _no_filter_worse(self) -> bool:
+        cut = self.judge.at_first
+        return bool((self.judge.error() <= cut + WORSE * cut.mean()).all())
+
+
+def _samples(series: Series, fit: Sequence[tuple[Tensor, Item]], max_memory: int) -> Iterator[_Sample]:
+    """As many images as the weights ask for, from all batches alike."""
+    source, item = fit[0]
+    each = max(1, item.residual.numel() // len(item.residual))
+    wanted = max(FEWEST_IMAGES, ceil(EQUATIONS_PER_UNKNOWN * series.unknowns / each))
+    living = sum(tensor.numel() * tensor.element_size() for tensor in (source, item.source, item.residual))
+    wanted = min(wanted, max(1, int(max_memory / max(1, LIVING * living / len(source)))))
+    share = min(1.0, wanted / sum(len(source) for source, _ in fit))
+    waiting: list[tuple[Tensor, Item]] = []
+    for source, item in fit:
+        if waiting and (
+            source.shape[1:] != waiting[0][0].shape[1:]
+            or sum(ceil(share * len(one)) for one, _ in waiting) >= IMAGES_AT_ONCE
+        ):
+            yield _Sample(series.layers[-1], waiting, [ceil(share * len(one)) for one, _ in waiting])
+            waiting = []
+        waiting.append((source, item))
+    yield _Sample(series.layers[-1], waiting, [ceil(share * len(one)) for one, _ in waiting])
