@@ -24,7 +24,7 @@ from causal_prune.surgery import Cuts
 Method = Literal["least_squares", "batchnorm", "none"]
 HELD_OUT = 8
 """One image in so many judges the fits instead of making them."""
-LIVING = 6
+LIVING = 8
 """So many tensors of the size of a layer's input or output live per image while the layer is refitted."""
 
 
@@ -65,6 +65,10 @@ def compensate(
       batch norm's slope. The layer then also makes up for the errors of the shortcut.
     - Where what the layer returns, behind its batch norm and sum, is read by a rectifier alone (ReLU, ReLU6, clamp), up
       to three further rounds fit what gets through it (see `rectified_refit.step`).
+    - Where a layer lost inputs that another layer writes for it alone, through a batch norm and a rectifier if there
+      are such, both are refitted together: up to two Gauss-Newton steps move the filters that are left to where the
+      reader's error is least (see `joint_repair.refit_together`). Their own outputs are then no longer the dense
+      network's; what counts, on held-out images too, is what their only reader returns.
     - Each eighth image is held out. It chooses the ridge, and a filter of which no refit has a smaller squared error
       on these images keeps its weights.
     - A layer without bias puts c into the mean of the batch norm behind it. Where there is none, c is 0 and x and y

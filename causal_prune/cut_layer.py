@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from causal_prune.layer_inputs import channel_dim, matrix_of, weight_of
+from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, weight_of
 from causal_prune.least_squares import Correction
 from causal_prune.surgery import LayerCut
 
@@ -44,6 +44,17 @@ class CutLayer:
             and cut.keep_inputs is not None
             and len(cut.keep_inputs) < cut.inputs
         )
+
+    @property
+    def lost_filters(self) -> bool:
+        """Whether filters of it were cut."""
+        cut = self.cut
+        return cut is not None and cut.keep_filters is not None and len(cut.keep_filters) < cut.filters
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether it mixes no channels, so that what it lost is nothing that it would need."""
+        return 1 < groups_of(self.module) == self.inputs
 
     @property
     def free(self) -> bool:

@@ -18,6 +18,8 @@ DIRECTIONS = 4
 """Steps of conjugate gradients."""
 DAMPING = 0.1
 """Added to the factors of the preconditioner, as a share of their mean diagonal."""
+ROUNDING = 1e-14
+"""What is left of the gradient's square is rounding below this share of it."""
 ROWS_PER_INPUT = 30
 """Of what a layer reads so many rows for every number of a row give the preconditioner's factors."""
 
@@ -71,12 +73,26 @@ def series_in(
     Returns:
         By last layer its series.
     """
+
+    def incomplete(name: str) -> bool:
+        """Whether channels are missing in what a layer returns."""
+        layer = layers[name]
+        return layer.lost_filters or (
+            layer.depthwise and feeders.get(name) in layers and incomplete(feeders[name])
+        )
+
+    def bereft(name: str) -> bool:
+        """Whether a layer lacks what it mixed."""
+        if layers[name].depthwise:
+            return False
+        return layers[name].lost_inputs or (feeders.get(name) in layers and incomplete(feeders[name]))
+
     found = {}
-    for last, layer in layers.items():
-        if not layer.lost_inputs or feeders.get(last) not in layers:
+    for last in layers:
+        if feeders.get(last) not in layers or not bereft(last):
             continue
         names = [feeders[last], last]
-        while not layers[names[0]].lost_inputs and feeders.get(names[0]) in layers:
+        while not bereft(names[0]) and feeders.get(names[0]) in layers:
             names.insert(0, feeders[names[0]])
         found[last] = Series(
             tuple(names), tuple(layers[name] for name in names), tuple(rectified[name] for name in names[:-1])
@@ -118,8 +134,8 @@ class Linearised:
                 self.behind.append(behind)
                 if k < len(series.bounds):
                     low, high = series.bounds[k]
-                    source = behind.clamp(low, high)
                     self.open.append(((behind > low) & (behind < high)).detach())
+                    source = torch.where(self.open[k], behind, behind.detach().clamp(low, high))
 
     def pull(self, error: Tensor) -> list[Tensor]:
         """J^T error.
@@ -206,11 +222,11 @@ def gauss_newton(
     left = pulled(errors)
     change = [torch.zeros_like(each) for each in left]
     direction = condition(left)
-    size = _inner(left, direction)
+    size = at_first = _inner(left, direction)
     for number in range(DIRECTIONS):
         moved = [part.push(direction) for part in parts]
         curvature = sum(float((each.double().square() * weight).sum()) for each in moved)
-        if not curvature > 0 or not size > 0:
+        if not curvature > 0 or not size > ROUNDING * at_first:
             break
         step = size / curvature
         change = [each + step * along for each, along in zip(change, direction, strict=True)]
@@ -267,7 +283,7 @@ class _Preconditioner:
             shift = outer @ constant - (change * mean).sum(dim=2, keepdim=True)
             weights.append(weight_of(layer.module, change.to(gradient[k])))
             constants.append(shift.flatten().to(gradient[k]) * layer.free)
-        return [*weights, *constants]
+        return _audible(self.layers, [*weights, *constants])
 
 
 def _moments(
@@ -281,7 +297,7 @@ def _moments(
         places = places_of(layer.module, out)
         drawn = torch.randperm(places, generator=generator)[:taken].sort().values.to(x.device)
         for patches, _ in rows(layer.module, x, [out.detach()], drawn if places > 1 else None):
-            regression.add(patches, patches[:, :, :1], held_out=False)
+            regression.add(layer.audible(patches), patches[:, :, :1], held_out=False)
     return regression.inputs()
 
 

@@ -56,6 +56,47 @@ def test_rectifiers_behind_norms_and_sums(way: str, bounds: Bounds | None) -> No
     assert paths.rectified == ({} if bounds is None else {"first": bounds, "second": bounds})
     assert paths.sums == {"second"} and paths.calls == {"first": 1, "second": 1}
     assert paths.norms == ({"first": "norm"})
+    assert paths.feeders == {}  # the sum reads it too
+
+
+class Feeding(nn.Module):
+    """A layer that reads what a rectifier lets through of another, and maybe not it alone."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.first, self.norm, self.second = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        if self.way == "added":
+            x = x + 1
+        if self.way == "pooled":
+            x = F.max_pool2d(x, 2)
+        x = F.relu(x, inplace=self.way == "in place")
+        if self.way == "overwritten":
+            x.mul_(2)
+        y = self.second(x)
+        return (
+            y * x.mean() if self.way == "read twice" else self.second(y) if self.way == "called twice" else y
+        )
+
+
+@pytest.mark.parametrize(
+    ("way", "fed"),
+    [
+        ("plain", True),
+        ("in place", True),
+        ("added", False),
+        ("pooled", False),
+        ("overwritten", False),
+        ("read twice", False),
+        ("called twice", False),
+    ],
+)
+def test_layers_fed_by_one_other_alone(way: str, fed: bool) -> None:
+    paths = output_paths(Feeding(way).eval(), torch.randn(2, 2, 4, 4))
+    assert paths.feeders == ({"second": "first"} if fed else {})
 
 
 def test_a_layer_that_runs_twice_is_not_followed() -> None:
