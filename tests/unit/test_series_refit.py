@@ -186,8 +186,8 @@ def test_filters_that_are_left_move_to_where_their_reader_does_best(monkeypatch:
     assert zeroed == pytest.approx(removed, rel=0.25)  # other rows are drawn
     assert bool((silenced.model[0].weight.flatten(1).abs().sum(dim=1) > 0).sum() == 8)
     held = x[torch.arange(256) % 8 == 7]
-    share = off(together.model, net, held) / net[7].weight.square() * net[7].running_var
-    cut = off(small, net, held) / net[7].weight.square() * net[7].running_var
+    share = off(together.model, net, held) / net[7].weight.detach().square() * net[7].running_var
+    cut = off(small, net, held) / net[7].weight.detach().square() * net[7].running_var
     assert last.error_left == pytest.approx(float(share.sum() / cut.sum()), rel=1e-3)
     assert bool((off(together.model, net, held) <= off(small, net, held) * (1 + 1e-3)).all())
 
