@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TRIANGLE = 256
+TRIANGLE = 128
 """Scatters at least this wide are accumulated in four block rows, above the diagonal only."""
 
 
@@ -121,6 +121,9 @@ class Gathering:
 
     def _multiply(self, rows: Tensor) -> None:
         size = rows.shape[2]
+        if size == 1:  # a product of vectors for every block would be slower by far
+            self.scatter += rows.square().sum(dim=1, keepdim=True)
+            return
         if size < TRIANGLE:
             self.scatter.baddbmm_(rows.mT, rows)
             return

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK_BYTES = 64_000_000
-"""Rows of one layer are made in chunks of about this size."""
+CHUNK_BYTES = 4_000_000
+"""Rows are made in chunks of about this size, so that they are still in the cache when they are centred and multiplied;
+of patches so long that their scatter is larger, in chunks of its size, lest it be fetched more often than they."""
+LARGEST_CHUNK_BYTES = 64_000_000
 POSITIONS = 64
 """Output positions of one image that are read at most; all of them where there are no more."""
 FEWEST_POSITIONS = 16
@@ -76,22 +78,34 @@ def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: in
     if isinstance(module, nn.Linear):
         index = positions_read(extent, source.shape[-1]).to(device)
         tokens = source.reshape(source.shape[0] if source.dim() > 1 else 1, -1, source.shape[-1])
-        for images in tokens.split(_images(len(index) * source.shape[-1])):
+        for images in tokens.split(images_at_once(len(index) * source.shape[-1], source.shape[-1])):
             rows = images.index_select(1, index).to(torch.float64, copy=True)
             yield rows.reshape(1, -1, source.shape[-1] // taps, taps).transpose(2, 3)
         return
     if source.dim() == len(extent) + 1:
         source = source.unsqueeze(0)
     groups, channels = int(module.groups), source.shape[1]  # type: ignore[arg-type]
-    index = _pixels(module, tuple(source.shape[2:]), tuple(extent), channels * taps // groups).to(device)
-    for images in source.split(_images(max(index.numel(), prod(source.shape[2:])) * channels)):
-        padded = _padded(module, images, extent).flatten(2).transpose(1, 2).to(torch.float64)
-        rows = padded.contiguous().index_select(1, index).reshape(-1, taps, groups, channels // groups)
-        yield rows.permute(2, 0, 1, 3).contiguous()
+    patch = channels * taps // groups
+    index = _pixels(module, tuple(source.shape[2:]), tuple(extent), patch).to(device)
+    for images in source.split(images_at_once(max(index.numel(), prod(source.shape[2:])) * channels, patch)):
+        padded = _padded(module, images, extent).flatten(2).transpose(1, 2).contiguous()
+        # float64 only now: of a large map most pixels are not read
+        rows = padded.index_select(1, index).to(torch.float64, copy=True)
+        yield rows.reshape(-1, taps, groups, channels // groups).permute(2, 0, 1, 3).contiguous()
 
 
-def _images(numbers: int) -> int:
-    return max(1, CHUNK_BYTES // (8 * max(numbers, 1)))
+def images_at_once(numbers: int, patch: int = 1) -> int:
+    """Images of which rows are made in one chunk.
+
+    Args:
+        numbers: Numbers that are made of one image, in float64.
+        patch: Numbers that one row holds.
+
+    Returns:
+        At least 1.
+    """
+    chunk = min(max(CHUNK_BYTES, 8 * patch**2), LARGEST_CHUNK_BYTES)
+    return max(1, chunk // (8 * max(numbers, 1)))
 
 
 def _margins(module: Any, extent: Sequence[int], shape: Sequence[int]) -> list[int]:

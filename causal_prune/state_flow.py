@@ -131,10 +131,12 @@ class StateFlow(TorchDispatchMode):
         waiting = [name for name in (flow.gains if flow else ()) if name in self._open]
         if flow is None or not waiting:
             return
-        values = tensor.detach().to(self._device).movedim(flow.dim, 0)
-        values = values.reshape(values.shape[0], values.shape[1] if values.dim() > 1 else 1, -1)
-        index = positions_read(tensor.movedim(flow.dim, 0).shape[2:]).to(self._device)
-        rows = values.index_select(2, index).double().flatten(1)[:, :, None, None]
+        values = tensor.detach().movedim(flow.dim, -1)
+        index = positions_read(values.shape[1:-1]).to(values.device)
+        values = values.reshape(values.shape[0] if values.dim() > 1 else 1, -1, values.shape[-1])
+        if len(index) < values.shape[1]:
+            values = values.index_select(1, index)
+        rows = values.to(self._device).to(torch.float64, copy=True).flatten(0, 1).T[:, :, None, None]
         for name in waiting:
             del self._open[name]
             self.gains.setdefault(name, flow.gains[name])

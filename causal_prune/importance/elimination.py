@@ -38,10 +38,11 @@ def direct_effects(equations: Equations) -> Tensor:
     Returns:
         One share of the state's variance per unit, shape (units,).
     """
-    system = _System(equations, inverted=False)
-    return (system.weights_of_units().mT * (system.diagonal @ system.weights_of_units().mT)).sum(
-        dim=(0, 2, 3)
-    )
+    system = _System([equations], inverted=False)
+    weights = system.weights_of_units()
+    effects = torch.zeros(equations.owned.shape[1], dtype=torch.float64)
+    effects[system.units] = (weights * (system.diagonal @ weights)).sum(dim=(0, 2, 3))
+    return effects
 
 
 def unique_effects(equations: Equations) -> Tensor:
@@ -56,7 +57,9 @@ def unique_effects(equations: Equations) -> Tensor:
     Returns:
         One share of the state's variance per unit, shape (units,).
     """
-    return _System(equations).effects()
+    effects = torch.zeros(equations.owned.shape[1], dtype=torch.float64)
+    _System([equations]).add_effects(effects)
+    return effects
 
 
 def eliminate(consumers: Sequence[Equations], units: int) -> tuple[Tensor, Tensor]:
@@ -84,88 +87,140 @@ def eliminate(consumers: Sequence[Equations], units: int) -> tuple[Tensor, Tenso
     Cost: per consumer one inversion and one factorisation, cubic in the number of inputs. Of more than 256 units
         several go in a step, those of the least effects; their residuals are exact, the order within a step is not.
     """
-    systems = [_System(each) for each in consumers]
+    systems = [([at for at, _ in alike], _System([each for _, each in alike])) for alike in _alike(consumers)]
     order: list[int] = []
-    lost = [torch.zeros(len(systems), dtype=torch.float64)]
+    lost = [torch.zeros(len(consumers), dtype=torch.float64)]
     left = torch.ones(units, dtype=torch.bool)
     while len(order) < units:
         effects = torch.zeros(units, dtype=torch.float64)
-        for system in systems:
-            effects += system.effects()
+        for _, system in systems:
+            system.add_effects(effects)
         effects[~left] = torch.inf
         going = torch.argsort(effects, stable=True)[: max(1, (units - len(order)) // AT_ONCE)]
-        rises = torch.zeros(len(systems), len(going), dtype=torch.float64)
-        for row, system in zip(rises, systems, strict=True):
-            row += system.remove(going).clamp_min(0)
+        rises = torch.zeros(len(consumers), len(going), dtype=torch.float64)
+        for at, system in systems:
+            rises[at] = system.remove(going).clamp_min(0)
         left[going] = False
         order += going.tolist()
         lost += [lost[-1] + each for each in rises.cumsum(dim=1).unbind(dim=1)]
     return torch.tensor(order), torch.stack(lost, dim=1)
 
 
-class _System:
-    """The equations of one consumer while units go: W, and of P what belongs to units."""
+def _alike(consumers: Sequence[Equations]) -> list[list[tuple[int, Equations]]]:
+    """Consumers of the same shape that read the same units, with their places; without those that read none."""
+    found: dict[object, list[tuple[int, Equations]]] = {}
+    for at, each in enumerate(consumers):
+        units = tuple(_units_read(each).tolist())
+        if units:
+            found.setdefault((each.weight.shape, each.owned.shape, units), []).append((at, each))
+    return list(found.values())
 
-    def __init__(self, equations: Equations, *, inverted: bool = True) -> None:
-        blocks, outputs, inputs = equations.weight.shape
-        _, self.units, self.width = equations.owned.shape
-        owned = equations.owned.flatten(1)
-        variance = equations.covariance.diagonal(dim1=1, dim2=2)
-        scale = torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
-        self.matrix = equations.covariance / scale[:, :, None] / scale[:, None, :]
-        if inverted:
-            self.matrix = _inverse(self.matrix)
-        alive = torch.cat((variance.clamp_min(0).sqrt(), variance.new_zeros(blocks, 1)), dim=1)
-        padded = (
-            torch.cat((equations.weight, equations.weight.new_zeros(blocks, outputs, 1)), dim=2)
-            * alive[:, None]
-        )
-        missing = owned == inputs
-        safe = owned.clamp_max(inputs - 1)
-        block = torch.arange(blocks)[:, None]
-        self.weight = torch.gather(padded, 2, owned[:, None].expand(-1, outputs, -1))
-        self.matrix = self.matrix[block[:, :, None], safe[:, :, None], safe[:, None, :]]
-        self.matrix[missing[:, :, None] | missing[:, None, :]] = (
-            0  # an input that a unit lacks stands for itself
-        )
-        self.matrix.diagonal(dim1=1, dim2=2)[missing] = 1
-        side = self.units * self.width
-        self.factor = self.matrix.new_zeros(blocks, side, side if inverted else 0)
+
+def _units_read(equations: Equations) -> Tensor:
+    inputs = equations.weight.shape[2]
+    return (equations.owned < inputs).any(dim=2).any(dim=0).nonzero().flatten()
+
+
+class _System:
+    """The equations of consumers while units go: W^T, and of P what belongs to units.
+
+    Consumers are as further blocks of one: every step is then one operation for all of them, and most of its time
+    would be that of starting operations. Units that they do not read are left out.
+
+    Args:
+        alike: Equations of the same shape, of consumers that read the same units.
+        inverted: Whether P is the inverse of the correlations, or these themselves.
+    """
+
+    def __init__(self, alike: Sequence[Equations], *, inverted: bool = True) -> None:
+        blocks, outputs, _ = alike[0].weight.shape
+        _, units, self.width = alike[0].owned.shape
+        self.consumers = len(alike)
+        self.units = _units_read(alike[0])
+        self.place = torch.full((units,), -1)
+        self.place[self.units] = torch.arange(len(self.units))
+        side = len(self.units) * self.width
+        self.weight = torch.empty(len(alike) * blocks, side, outputs, dtype=torch.float64)
+        self.matrix = torch.empty(len(alike) * blocks, side, side, dtype=torch.float64)
+        for k, each in enumerate(alike):
+            own = slice(k * blocks, (k + 1) * blocks)
+            _prepare(each, self.units, self.weight[own], self.matrix[own], inverted=inverted)
+        self.factor = self.matrix.new_zeros(len(self.matrix), side if inverted else 0, side)
         self.done = 0
-        split = self.matrix.reshape(blocks, self.units, self.width, self.units, self.width)
+        split = self.matrix.unflatten(2, (-1, self.width)).unflatten(1, (-1, self.width))
         self.diagonal = split.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).clone()
-        self.gone = torch.zeros(self.units, dtype=torch.bool)
+        self.left = torch.ones(len(self.units), dtype=torch.bool)
 
     def weights_of_units(self) -> Tensor:
-        """Shape (blocks, units, outputs, inputs of a unit)."""
-        blocks, outputs, _ = self.weight.shape
-        return self.weight.reshape(blocks, outputs, self.units, self.width).transpose(1, 2)
+        """Shape (blocks, units, inputs of a unit, outputs)."""
+        return self.weight.reshape(len(self.weight), len(self.units), self.width, -1)
 
-    def effects(self) -> Tensor:
-        """Unique effect of every unit given those gone; of these nothing that means anything."""
+    def add_effects(self, effects: Tensor) -> None:
+        """Add the unique effect of every unit, given those gone, to those of all units."""
+        left = self.left.nonzero().flatten()
+        weights, diagonal = self.weights_of_units().index_select(1, left), self.diagonal.index_select(1, left)
         if self.width == 1:
-            squares = self.weight.square().sum(dim=1)
-            return (squares / self.diagonal[..., 0, 0].clamp_min(1e-300)).sum(dim=0)
-        self.diagonal[:, self.gone] = torch.eye(self.width, dtype=self.diagonal.dtype)
-        factor = _cholesky(self.diagonal)
-        solved: Tensor = torch.linalg.solve_triangular(factor, self.weights_of_units().mT, upper=False)
-        return solved.square().sum(dim=(0, 2, 3))
+            shares = weights.square().sum(dim=(2, 3)) / diagonal[..., 0, 0].clamp_min(1e-300)
+            effects[self.units[left]] += shares.sum(dim=0)
+            return
+        solved: Tensor = torch.linalg.solve_triangular(_cholesky(diagonal), weights, upper=False)
+        effects[self.units[left]] += solved.square().sum(dim=(0, 2, 3))
 
     def remove(self, going: Tensor) -> Tensor:
-        """Let units go; returns by how much the residual rises with each of them, in this order."""
-        columns = (going[:, None] * self.width + torch.arange(self.width)).flatten()
-        known = self.factor[:, :, : self.done]
-        column = self.matrix[:, :, columns] - known @ known[:, columns].mT
-        pivot = _cholesky(column[:, columns])
-        fresh = torch.linalg.solve_triangular(pivot, column.mT, upper=False).mT
-        moved: Tensor = torch.linalg.solve_triangular(pivot, self.weight[:, :, columns].mT, upper=False).mT
-        self.weight -= moved @ fresh.mT
-        by_unit = fresh.reshape(fresh.shape[0], self.units, self.width, -1)
+        """Let units go; returns by how much the residuals rise with each of them, in this order.
+
+        Args:
+            going: Units, not empty.
+
+        Returns:
+            Shape (consumers, units that go); 0 for units that they do not read.
+        """
+        rises = torch.zeros(self.consumers, len(going), dtype=torch.float64)
+        places = self.place[going]
+        read = places >= 0
+        here = places[read]
+        if not len(here):
+            return rises
+        rows = (here[:, None] * self.width + torch.arange(self.width)).flatten()
+        known = self.factor[:, : self.done]
+        row = torch.baddbmm(
+            self.matrix.index_select(1, rows), known.index_select(2, rows).mT, known, alpha=-1
+        )
+        pivot = _cholesky(row.index_select(2, rows))
+        fresh = torch.linalg.solve_triangular(pivot, row, upper=False)
+        moved: Tensor = torch.linalg.solve_triangular(pivot, self.weight.index_select(1, rows), upper=False)
+        self.weight.baddbmm_(fresh.mT, moved, alpha=-1)
+        by_unit = fresh.unflatten(2, (-1, self.width)).permute(0, 2, 3, 1)
         self.diagonal -= by_unit @ by_unit.mT
-        self.factor[:, :, self.done : self.done + len(columns)] = fresh
-        self.done += len(columns)
-        self.gone[going] = True
-        return moved.square().sum(dim=(0, 1)).reshape(len(going), self.width).sum(dim=1)
+        self.factor[:, self.done : self.done + len(rows)] = fresh
+        self.done += len(rows)
+        self.left[here] = False
+        rises[:, read] = (
+            moved.square()
+            .reshape(self.consumers, -1, len(here), self.width, moved.shape[2])
+            .sum(dim=(1, 3, 4))
+        )
+        return rises
+
+
+def _prepare(equations: Equations, units: Tensor, weight: Tensor, matrix: Tensor, *, inverted: bool) -> None:
+    """Write W^T and P of one consumer, inputs in units of their deviation and in the order of the units."""
+    blocks, _, inputs = equations.weight.shape
+    owned = equations.owned[:, units].flatten(1)
+    variance = equations.covariance.diagonal(dim1=1, dim2=2)
+    scale = torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
+    correlation = equations.covariance / scale[:, :, None] / scale[:, None, :]
+    if inverted:
+        correlation = _inverse(correlation)
+    alive = equations.weight * variance.clamp_min(0).sqrt()[:, None]
+    missing = owned == inputs
+    safe = owned.clamp_max(inputs - 1)
+    block = torch.arange(blocks)[:, None]
+    weight[:] = alive.mT[block, safe]
+    weight[missing] = 0
+    matrix[:] = correlation[block[:, :, None], safe[:, :, None], safe[:, None, :]]
+    matrix[missing[:, :, None] | missing[:, None, :]] = 0  # an input that a unit lacks stands for itself
+    matrix.diagonal(dim1=1, dim2=2)[missing] = 1
 
 
 def _inverse(correlation: Tensor) -> Tensor:

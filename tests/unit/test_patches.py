@@ -89,7 +89,7 @@ def test_rows_are_what_a_literal_loop_collects(name: str, monkeypatch: pytest.Mo
         torch.manual_seed(4)
         reader = factory()
     read = torch.randn(5, 4, *(6, 7, 5)[:rank], generator=generator()) + 1
-    monkeypatch.setattr(patches, "CHUNK_BYTES", 1)  # a chunk for every image
+    monkeypatch.setattr(patches, "LARGEST_CHUNK_BYTES", 1)  # a chunk for every image
     with torch.no_grad():
         written = reader(read)
     extent, groups = written.shape[2:], reader.groups

@@ -39,8 +39,29 @@ def refitted(each: Equations, rows: Tensor, gone: list[int]) -> float:
     return total
 
 
+def some(pair: tuple[Equations, Tensor], units: list[int]) -> tuple[Equations, Tensor]:
+    """The same equations, of which all but these units are the inputs of nobody."""
+    each, rows = pair
+    owned = torch.full_like(each.owned, rows.shape[2])
+    owned[:, units] = each.owned[:, units]
+    return Equations(each.weight, each.covariance, owned), rows
+
+
+OWNERS = [(1, [0, 1, 2, 3, 4]), (20, [1, 3]), (30, [3, 1]), (40, [2, 4]), (50, [])]
+
+
 @pytest.mark.parametrize(
-    "kind", ["one", "several consumers", "blocks", "ragged", "one input each", "no others"]
+    "kind",
+    [
+        "one",
+        "several consumers",
+        "alike",
+        "some units each",
+        "blocks",
+        "ragged",
+        "one input each",
+        "no others",
+    ],
 )
 def test_the_curve_is_that_of_fitting_from_scratch_at_every_step(kind: str) -> None:
     cases = {
@@ -50,6 +71,14 @@ def test_the_curve_is_that_of_fitting_from_scratch_at_every_step(kind: str) -> N
             equations(20, outputs=2, width=1, others=0),
             equations(30, others=9),
         ],
+        "alike": [
+            equations(1, blocks=2),
+            equations(1),
+            equations(20, blocks=2),
+            equations(30),
+            equations(40),
+        ],
+        "some units each": [some(equations(seed), units) for seed, units in OWNERS],
         "blocks": [equations(1, blocks=3, width=2)],
         "ragged": [equations(1)],
         "one input each": [equations(1, width=1, units=9)],
