@@ -20,7 +20,7 @@ from causal_prune.rectified_refit import Rows, inverse, step
 from causal_prune.series_refit import series_in
 from causal_prune.surgery import Cuts
 
-ROWS_PER_UNKNOWN = 150
+ROWS_PER_UNKNOWN = 100
 """Of a convolution's output places so many times the unknowns of a filter are drawn."""
 GRAMS = 6
 """So many matrices of the size of the Gram matrix live while its equations are solved."""
