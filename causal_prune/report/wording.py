@@ -166,7 +166,7 @@ def standing(comparison: Comparison | None) -> Standing:
 
 
 def headline(report: Report) -> tuple[str, str]:
-    """Say in the first paragraph whether causal beat random.
+    """Say in the first paragraph whether causal beat random, and how magnitude did.
 
     Args:
         report: The report.
@@ -199,7 +199,20 @@ def headline(report: Report) -> tuple[str, str]:
             f"interval over the seeds, {signed(low)} to {signed(high)} pp, {side}."
         )
     body += f" Causal was ahead of {wins} of {seeds}. {_same_images(comparison, state)}"
-    return verdict, body.rstrip()
+    return verdict, " ".join(filter(None, (body.rstrip(), _magnitude(report))))
+
+
+def _magnitude(report: Report) -> str:
+    arm = next((arm for arm in report.arms if arm.name == "magnitude"), None)
+    if arm is None or arm.mcnemar_p is None:
+        return ""
+    ahead = report.causal.accuracy - arm.accuracy
+    if arm.mcnemar_p >= 0.05:
+        how = "did as well as causal, as far as this run can tell"
+    else:
+        how = "did worse than causal" if ahead > 0 else "did better than causal"
+    p = f"McNemar p = {probability(arm.mcnemar_p)}".replace("= <", "<")
+    return f"Magnitude {how}: causal minus magnitude {points(ahead)}, {p}."
 
 
 def _same_images(comparison: Comparison, state: Standing) -> str:

@@ -11,6 +11,8 @@ from causal_prune.compensation import repair
 from causal_prune.cut_layer import CutLayer
 from causal_prune.filter_graph import trace
 from causal_prune.importance import FilterScores
+from causal_prune.joint_repair import _samples
+from causal_prune.layer_targets import Item
 from causal_prune.pruning_plan import PruningPlan, plan_widths
 from causal_prune.series_refit import Linearised, Series, gauss_newton, series_in
 from causal_prune.surgery import LayerCut
@@ -239,6 +241,29 @@ def test_short_memory_looks_at_fewer_images_or_leaves_it() -> None:
         warnings.simplefilter("ignore")
         repaired = repair(small, net, [x], max_memory=2000)
     assert not any(layer.together for layer in repaired.layers)
+
+
+def test_images_are_taken_from_all_batches_alike() -> None:
+    net = bottleneck()
+    series = of(net)
+    sources = [images(40, 3, 8, 8, seed=k) for k in range(5)] + [images(30, 3, 4, 4)]
+    fit = []
+    for source in sources:
+        read = series.read_by_last(source)
+        out = net[6](read).detach()
+        item = Item(None, read, read, out, 1.0, out, out, torch.ones(6))  # type: ignore[arg-type]
+        fit.append((source, item))
+    counts = [len(sample.source) for sample in _samples(series, fit, 10**9)]
+    assert counts == [
+        46,
+        46,
+        23,
+        17,
+    ]  # 128 of 230, at least 64 at once of the same shape, rounded up in every batch
+    assert sum(len(sample.read) for sample in _samples(series, fit, 2 * 10**6)) < 60
+    (first, *_) = _samples(series, fit, 10**9)
+    torch.testing.assert_close(first.first, net[6](first.read))
+    assert torch.equal(first.source[23:], sources[1][:23])
 
 
 def test_series_end_where_inputs_were_lost() -> None:

@@ -53,6 +53,38 @@ def test_the_first_paragraph_names_its_numbers(fake: Fake) -> None:
     assert "ahead of 3 of 5" in text and "McNemar p = 0.010." in text
 
 
+@pytest.mark.parametrize(
+    ("correct", "p", "sentence"),
+    [
+        (
+            0,
+            0.4,
+            "did as well as causal, as far as this run can tell: causal minus magnitude 0.00 pp, McNemar p = 0.400.",
+        ),
+        (-30, 0.00001, "did worse than causal: causal minus magnitude +8.33 pp, McNemar p < 0.0001."),
+        (1, 0.04, "did better than causal: causal minus magnitude −0.28 pp, McNemar p = 0.040."),
+    ],
+)
+def test_the_first_paragraph_says_how_magnitude_did(
+    fake: Fake, correct: int, p: float, sentence: str
+) -> None:
+    report = fake(comparison=_comparison(0.02, (0.01, 0.03)))
+    causal = report.causal
+    changes = {
+        "name": "magnitude",
+        "correct": causal.correct + correct,
+        "accuracy": (causal.correct + correct) / causal.total,
+        "ci95": (0.0, 1.0),
+        "hits": None,
+        "mcnemar_p": p,
+    }
+    others = [arm for arm in report.arms if arm.name != "magnitude"]
+    report = report.model_copy(update={"arms": (*others, causal.model_copy(update=changes))})
+    assert wording.headline(report)[1].endswith(f" Magnitude {sentence}")
+    without = report.model_copy(update={"arms": tuple(others)})
+    assert "agnitude" not in wording.headline(without)[1]
+
+
 def test_seeds_that_agree_do_not_hide_too_few_images(fake: Fake) -> None:
     text = wording.headline(fake(comparison=_comparison(0.02, (0.01, 0.03), p=0.4)))[1]
     assert "this many test images alone would not settle it" in text
@@ -63,7 +95,7 @@ def test_one_seed_gives_no_interval(fake: Fake) -> None:
         arm="causal", versus="random", mean_difference=0.02, ci95=None, mcnemar_p=None, wins_of=(1, 1)
     )
     text = wording.headline(fake(comparison=comparison))[1]
-    assert "from 1 seed of random; that gives no interval" in text and "McNemar" not in text
+    assert "from 1 seed of random; that gives no interval" in text and "On the same images" not in text
 
 
 @pytest.mark.parametrize(
