@@ -14,7 +14,7 @@ from causal_prune.layer_targets import Item, Judge
 from causal_prune.least_squares import Correction, Regression
 from causal_prune.output_paths import Bounds
 from causal_prune.rectified_refit import inverse, shortfall
-from causal_prune.series_refit import Linearised, Series, gauss_newton
+from causal_prune.series_refit import Linearised, Preconditioner, Series, gauss_newton
 
 STEPS = 2
 """At most so many steps of Gauss and Newton."""
@@ -22,8 +22,8 @@ LENGTHS = (1.0, 0.5, 0.25)
 """Shares of a step that are tried, until one makes the error smaller."""
 EQUATIONS_PER_UNKNOWN = 100
 """So many numbers of the last layer's output are looked at for every weight of the series."""
-FEWEST_IMAGES = 128
-IMAGES_AT_ONCE = 64
+FEWEST_IMAGES = 256
+IMAGES_AT_ONCE = 128
 LIVING = 6
 """So many tensors of the size of what every layer returns live per image."""
 ROWS_PER_UNKNOWN = 50
@@ -68,9 +68,9 @@ def refit_together(
     layer = series.layers[-1]
     firsts = [layer.module.forward(item.source) for item in items]
     saved = [each.state() for each in series.layers]
-    joint = _Joint(series, items, sources, bounds, max_memory)
-    joint.fit_last(seed)
-    if not sum(takewhile(bool, (joint.step(seed + number) for number in range(STEPS)))):
+    joint = _Joint(series, items, sources, bounds, seed, max_memory)
+    joint.fit_last()
+    if not sum(takewhile(bool, (joint.step(number) for number in range(STEPS)))):
         for each, state in zip(series.layers, saved, strict=True):
             each.restore(state)
         return False
@@ -120,9 +120,11 @@ class _Joint:
         items: Sequence[Item],
         sources: Sequence[Tensor],
         bounds: Bounds | None,
+        seed: int,
         max_memory: int,
     ) -> None:
-        self.series, self.bounds = series, bounds
+        self.series, self.bounds, self.seed = series, bounds, seed
+        self.condition: Preconditioner | None = None
         self.last = series.layers[-1]
         self.judge = Judge(self.last, items)
         pairs = list(zip(sources, items, strict=True))
@@ -132,9 +134,9 @@ class _Joint:
         fit = [(source, item) for source, item in pairs if not item.pair.held_out]
         self.samples = list(_samples(series, fit, max_memory))
 
-    def fit_last(self, seed: int) -> None:
+    def fit_last(self) -> None:
         """Let the last layer do what it can alone, from part of the places."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self.seed)
         regression = Regression(intercept=self.last.free)
         images = sum(len(sample.read) for sample in self.samples)
         for sample in self.samples:
@@ -148,17 +150,19 @@ class _Joint:
         if correction is not None:
             self.last.write(correction)
 
-    def step(self, seed: int) -> bool:
-        """Go where Gauss and Newton say, as far as it helps; whether it does."""
-        best = self._error()
+    def step(self, number: int) -> bool:
+        """Go where Gauss and Newton say, as far as it helps; whether it does. Every step has images of its own."""
+        best = float(self.judge.errors(self.bounds)[1].sum())
         start, reads = [each.state() for each in self.series.layers], [item.source for _, item in self.held]
-        changes = self._changes(seed)
+        changes = self._changes(number)
         for length in LENGTHS:
             for layer, change in zip(self.series.layers, changes, strict=True):
                 layer.write(change.times(length))
             for source, item in self.held:
                 item.source = self.series.read_by_last(source)
-            if self._error() < best and self._no_filter_worse():
+            plain, found = self.judge.errors(self.bounds)
+            cut = self.judge.at_first
+            if float(found.sum()) < best and bool((plain <= cut + WORSE * cut.mean()).all()):
                 return True
             for layer, state in zip(self.series.layers, start, strict=True):
                 layer.restore(state)
@@ -166,11 +170,14 @@ class _Joint:
             item.source = read
         return False
 
-    def _changes(self, seed: int) -> list[Correction]:
-        parts = [Linearised(self.series, sample.source) for sample in self.samples]
-        errors = [self._missing(part, sample) for part, sample in zip(parts, self.samples, strict=True)]
+    def _changes(self, number: int) -> list[Correction]:
+        samples = self.samples[number % len(self.samples) :: STEPS]
+        parts = [Linearised(self.series, sample.source) for sample in samples]
+        errors = [self._missing(part, sample) for part, sample in zip(parts, samples, strict=True)]
         even = self.last.along(torch.ones(self.last.filters), errors[0])
-        return gauss_newton(self.series, parts, errors, even, seed)
+        if self.condition is None:
+            self.condition = Preconditioner(self.series, parts, even, self.seed)
+        return gauss_newton(self.series, parts, errors, even, self.condition)
 
     def _missing(self, part: Linearised, sample: _Sample) -> Tensor:
         """What is missing behind the last layer's batch norm."""
@@ -180,15 +187,6 @@ class _Joint:
             slope = self.last.along(sample.slope, left)
             left = shortfall(sample.wanted, slope * left, self.bounds) * inverse(slope)
         return left * self.last.along(self.last.slope(), left)
-
-    def _error(self) -> float:
-        """On held-out images, behind the batch norm, and behind the rectifier if there is one."""
-        error = self.judge.error(self.bounds)
-        return float((error if self.bounds else error * self.last.slope().double().square()).sum())
-
-    def _no_filter_worse(self) -> bool:
-        cut = self.judge.at_first
-        return bool((self.judge.error() <= cut + WORSE * cut.mean()).all())
 
 
 def _samples(series: Series, fit: Sequence[tuple[Tensor, Item]], max_memory: int) -> Iterator[_Sample]:

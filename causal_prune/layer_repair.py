@@ -22,6 +22,8 @@ from causal_prune.surgery import Cuts
 
 ROWS_PER_UNKNOWN = 100
 """Of a convolution's output places so many times the unknowns of a filter are drawn."""
+FIRST_ROWS_PER_UNKNOWN = 50
+"""The same where the layer will be refitted again with the one that reads it."""
 GRAMS = 6
 """So many matrices of the size of the Gram matrix live while its equations are solved."""
 ROUNDS = 3
@@ -204,10 +206,10 @@ class Repairer:
         judge = Judge(layer, items)
         together = self._together(name, items, seen)
         if together:
-            found, end = self._refit(name, layer, items, Judge(layer, items))
+            found, end = self._refit(name, layer, items, Judge(layer, items), rectified=True)
             found = replace(found, outcome="refitted", reason="", together=together)
         else:
-            found, end = self._refit(name, layer, items, judge)
+            found, end = self._refit(name, layer, items, judge, rectified=name in self.moving)
         if found.outcome == "kept":
             return found
         return replace(found, error_left=min(float(end.sum() / judge.at_first.sum()), 1.0))
@@ -227,9 +229,12 @@ class Repairer:
         return series.names[:-1] if moved else ()
 
     def _refit(
-        self, name: str, layer: CutLayer, items: Sequence[Item], judge: Judge
+        self, name: str, layer: CutLayer, items: Sequence[Item], judge: Judge, *, rectified: bool
     ) -> tuple[LayerRepair, Tensor]:
-        """Refit a layer alone; what became of it, and the squared error of its filters on held-out images."""
+        """Refit a layer alone; what became of it, and the squared error of its filters on held-out images.
+
+        What gets through a rectifier is not seen to where it has been, or will be when a series is refitted.
+        """
         fit = self._solve(name, layer, items)
         if fit.correction is None:
             layer.restore(judge.first)
@@ -242,7 +247,7 @@ class Repairer:
         self.origins.setdefault(name, origin)
         if not bool(better.any()):
             return LayerRepair(name, "kept", "no refit is better on held-out images"), judge.at_first
-        if name in self.paths.rectified and fit.share and name not in self.moving:
+        if name in self.paths.rectified and fit.share and not rectified:
             self._rectify(self.paths.rectified[name], layer, items, fit, judge)
         remark = fit.remark
         if fit.regression.rows < fit.regression.unknowns and not remark:
@@ -267,7 +272,7 @@ class Repairer:
         patches = fit.regression.rows * fit.regression.unknowns * groups_of(layer.module)
         held = list(read()) if patches * items[0].source.element_size() * 4 <= self.max_memory else None
         slope = items[0].slope.reshape(groups_of(layer.module), 1, -1)
-        best = judge.error(bounds)
+        _, best = judge.errors(bounds)
         for _ in range(ROUNDS):
             here = layer.state()
             change = layer.since(judge.first, fit.correction.ridge)
@@ -275,8 +280,8 @@ class Repairer:
             if further is None:
                 return
             layer.write(further)
-            found = judge.error(bounds)
-            better = (found < best) & (judge.error() < judge.at_first)
+            plain, found = judge.errors(bounds)
+            better = (found < best) & (plain < judge.at_first)
             if not bool(better.all()):
                 layer.choose(better, here)
             if not bool(better.any()):
@@ -304,7 +309,8 @@ class Repairer:
             for item, residual in zip(items, residuals, strict=True)
             if not item.pair.held_out
         )
-        share = min(1.0, ROWS_PER_UNKNOWN * unknowns / max(available, 1))
+        wanted = FIRST_ROWS_PER_UNKNOWN if name in self.moving else ROWS_PER_UNKNOWN
+        share = min(1.0, wanted * unknowns / max(available, 1))
         for item, residual in zip(items, residuals, strict=True):
             taken = self._drawn(module, residual, share, item.pair.index)
             for x, (r,) in rows(module, item.source, [residual], taken):

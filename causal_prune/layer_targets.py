@@ -45,14 +45,32 @@ class Judge:
         self.outs: list[Tensor] = [layer.module.forward(item.source) for item in self.items]
         self.at_first = self.error()
 
-    def error(self, bounds: Bounds | None = None) -> Tensor:
-        """One number per filter: of the output or, given bounds, of what a rectifier with these lets through."""
-        total = torch.zeros(self.layer.filters, dtype=torch.float64, device=self.outs[0].device)
+    def error(self) -> Tensor:
+        """One number per filter."""
+        return self.errors(None)[0]
+
+    def errors(self, bounds: Bounds | None) -> tuple[Tensor, Tensor]:
+        """The error of the output, and that of what a rectifier lets through.
+
+        Args:
+            bounds: The least and the largest value that it lets through; None if there is no rectifier.
+
+        Returns:
+            One number per filter, twice; the second is behind the batch norm and the sum.
+        """
+        plain, through = torch.zeros(2, self.layer.filters, dtype=torch.float64, device=self.outs[0].device)
         for item, out in zip(self.items, self.outs, strict=True):
             missing = item.residual - self.layer.moved(self.first, item.source, out)
-            if bounds is not None:
-                now = item.wanted - self.layer.along(item.slope, missing) * missing
-                missing = item.wanted.clamp(*bounds) - now.clamp(*bounds)
-            dim = channel_dim(self.layer.module, missing)
-            total += missing.double().square().sum(dim=[axis for axis in range(missing.dim()) if axis != dim])
-        return total
+            squares = self._squares(missing)
+            plain += squares
+            if bounds is None:
+                through += squares * item.slope.double().square()
+                continue
+            now = item.wanted - self.layer.along(item.slope, missing) * missing
+            through += self._squares(item.wanted.clamp(*bounds) - now.clamp(*bounds))
+        return plain, through
+
+    def _squares(self, values: Tensor) -> Tensor:
+        dim = channel_dim(self.layer.module, values)
+        axes = [axis for axis in range(values.dim()) if axis != dim]
+        return values.square().sum(dim=axes, dtype=torch.float64)

@@ -190,7 +190,11 @@ class Linearised:
 
 
 def gauss_newton(
-    series: Series, parts: Sequence[Linearised], errors: Sequence[Tensor], weight: Tensor, seed: int
+    series: Series,
+    parts: Sequence[Linearised],
+    errors: Sequence[Tensor],
+    weight: Tensor,
+    condition: "Preconditioner",
 ) -> list[Correction]:
     """How all weights must change so that the output moves by what is missing, to first order.
 
@@ -202,15 +206,13 @@ def gauss_newton(
         parts: They, on the images that make the fit.
         errors: By part what is missing behind the last layer's batch norm.
         weight: Of every output, in a shape to multiply the output with.
-        seed: Of random signs and places.
+        condition: About the inverse of J^T J; it may come from other images.
 
     Returns:
         By layer the change; 0 for filters and inputs that were silenced instead of removed.
 
     Cost: per step about three forward passes of the layers over the images.
     """
-    generator = torch.Generator().manual_seed(seed)
-    condition = _Preconditioner(series.layers, parts, weight, generator)
 
     def pulled(values: Sequence[Tensor]) -> list[Tensor]:
         total = [torch.zeros_like(leaf) for leaf in (*parts[0].weights, *parts[0].constants)]
@@ -247,22 +249,23 @@ def gauss_newton(
     ]
 
 
-class _Preconditioner:
+class Preconditioner:
     """The inverse of J^T J, taken for block-diagonal with blocks that are Kronecker products.
 
     The block of a layer's weight is a sum over positions of (x x^T) (x) (g g^T), with x what the layer reads and g how
     the output moves with what it returns. It is taken for E[x x^T] (x) E[g g^T] times their number, as do Martens and
     Grosse (2015, section 3). A constant moves with the mean of x: the rest of the weight meets x about its mean.
+
+    Args:
+        series: The layers.
+        parts: They, on some images.
+        weight: Of every output, in a shape to multiply the output with.
+        seed: Of random signs and places.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[CutLayer],
-        parts: Sequence[Linearised],
-        weight: Tensor,
-        generator: torch.Generator,
-    ) -> None:
-        self.layers = layers
+    def __init__(self, series: Series, parts: Sequence[Linearised], weight: Tensor, seed: int) -> None:
+        self.layers = layers = series.layers
+        generator = torch.Generator().manual_seed(seed)
         self.factors: list[tuple[Tensor, Tensor, Tensor]] = []
         for k, (layer, gradient) in enumerate(
             zip(layers, parts[0].sensitivities(weight, generator), strict=True)
@@ -275,6 +278,14 @@ class _Preconditioner:
             self.factors.append((outer, mean.unsqueeze(1), _inverse(covariance)))
 
     def __call__(self, gradient: Sequence[Tensor]) -> list[Tensor]:
+        """The product with J^T of something.
+
+        Args:
+            gradient: One tensor per weight, then one per constant.
+
+        Returns:
+            The same number of tensors, of the same shapes.
+        """
         weights, constants = [], []
         for k, (layer, (outer, mean, inner)) in enumerate(zip(self.layers, self.factors, strict=True)):
             matrix = matrix_of(layer.module, gradient[k]).double()

@@ -14,7 +14,7 @@ from causal_prune.importance import FilterScores
 from causal_prune.joint_repair import _samples
 from causal_prune.layer_targets import Item
 from causal_prune.pruning_plan import PruningPlan, plan_widths
-from causal_prune.series_refit import Linearised, Series, gauss_newton, series_in
+from causal_prune.series_refit import Linearised, Preconditioner, Series, gauss_newton, series_in
 from causal_prune.surgery import LayerCut
 
 INFINITE = float("inf")
@@ -123,7 +123,9 @@ def test_many_directions_end_where_dense_least_squares_does(
         error = images(*linear.behind[-1].shape, seed=5).double()
         filters = series.layers[-1].filters
         weight = series.layers[-1].along(torch.linspace(0.5, 2, filters).double(), error)
-        corrections = gauss_newton(series, [linear], [error], weight, seed=0)
+        corrections = gauss_newton(
+            series, [linear], [error], weight, Preconditioner(series, [linear], weight, 0)
+        )
         leaves = [*linear.weights, *linear.constants]
         columns = []
         for k, leaf in enumerate(leaves):
@@ -243,7 +245,9 @@ def test_short_memory_looks_at_fewer_images_or_leaves_it() -> None:
     assert not any(layer.together for layer in repaired.layers)
 
 
-def test_images_are_taken_from_all_batches_alike() -> None:
+def test_images_are_taken_from_all_batches_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("causal_prune.joint_repair.FEWEST_IMAGES", 128)
+    monkeypatch.setattr("causal_prune.joint_repair.IMAGES_AT_ONCE", 64)
     net = bottleneck()
     series = of(net)
     sources = [images(40, 3, 8, 8, seed=k) for k in range(5)] + [images(30, 3, 4, 4)]
