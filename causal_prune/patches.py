@@ -17,7 +17,7 @@ LARGEST_CHUNK_BYTES = 64_000_000
 POSITIONS = 64
 """Output positions of one image that are read at most; all of them where there are no more."""
 FEWEST_POSITIONS = 16
-LONG_PATCH = 144
+LONG_PATCH = 72
 """Where a patch holds more numbers than this, fewer positions are read, in proportion down to the fewest."""
 
 
