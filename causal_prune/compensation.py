@@ -101,9 +101,9 @@ def compensate(
     Warns:
         UserWarning: If there are fewer images than can be held out, or a layer has fewer rows of data than weights.
 
-    Cost: for least squares four to fourteen passes of the dense network over the images (`make bench-compensation`);
-        memory of the activations of all images at one layer of both networks. `repair` also returns what became of
-        every layer.
+    Cost: for least squares about a dozen passes of the dense network over the images (`make bench-compensation` tells
+        for some networks); memory of the activations of all images at one layer of both networks. `repair` also
+        returns what became of every layer.
 
     Example:
         >>> import causal_prune as cp

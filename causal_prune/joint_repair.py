@@ -23,9 +23,12 @@ LENGTHS = (1.0, 0.5, 0.25)
 EQUATIONS_PER_UNKNOWN = 100
 """So many numbers of the last layer's output are looked at for every weight of the series."""
 FEWEST_IMAGES = 256
+"""Images that are looked at where the weights ask for fewer; every step takes its share of them."""
 IMAGES_AT_ONCE = 128
 LIVING = 6
 """So many tensors of the size of what every layer returns live per image."""
+MATRICES = 6
+"""So many of the size of the square of a filter's unknowns live."""
 ROWS_PER_UNKNOWN = 50
 """Of the last layer's output places so many times the unknowns of a filter are drawn for its first fit."""
 FIRST_RIDGE = 1e-3
@@ -60,8 +63,8 @@ def refit_together(
     Returns:
         Whether any step was taken; nothing has changed where none was.
 
-    Cost: about 25 forward passes of the layers over the images looked at, all of them for wide layers on small maps and
-        128 for others.
+    Cost: about thirty forward passes of the layers over half of the images looked at (all of them for wide layers on
+        small maps, `FEWEST_IMAGES` for others), and three over all images.
     """
     if not _applies(series, items, sources, max_memory):
         return False
@@ -91,7 +94,7 @@ def _applies(series: Series, items: Sequence[Item], sources: Sequence[Tensor], m
         if read.shape != now.shape or not torch.allclose(read, now, 1e-3, 1e-4 * float(now.abs().max())):
             return False
     return all(
-        LIVING * 8 * groups_of(layer.module) * layer.weight[0].numel() ** 2 <= max_memory
+        MATRICES * 8 * groups_of(layer.module) * layer.weight[0].numel() ** 2 <= max_memory
         for layer in series.layers
     )
 
