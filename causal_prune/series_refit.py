@@ -103,15 +103,12 @@ def series_in(
 class Linearised:
     """Layers in series at their present weights, on one batch, and the derivative J of their output.
 
-    J is taken with respect to the weights and to constants that are added to what the layers return.
+    J is taken with respect to the weights and to constants that are added to what the layers return. `reads` holds what
+    each layer reads, `behind` what is behind its batch norm; the last of these is the output.
 
     Args:
         series: The layers.
         source: What the first one reads.
-
-    Attributes:
-        reads: What each layer reads.
-        behind: What is behind each layer's batch norm; the last is the output.
     """
 
     def __init__(self, series: Series, source: Tensor) -> None:
