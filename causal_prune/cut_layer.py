@@ -35,6 +35,11 @@ class CutLayer:
         return cast(Tensor, self.module.weight)
 
     @property
+    def unknowns(self) -> int:
+        """Number of weights of a filter."""
+        return matrix_of(self.module, self.weight).shape[2]
+
+    @property
     def lost_inputs(self) -> bool:
         """Whether inputs that it mixes were cut, so that it cannot return what it did."""
         cut = self.cut

@@ -31,7 +31,6 @@ MATRICES = 6
 """So many of the size of the square of a filter's unknowns live."""
 ROWS_PER_UNKNOWN = 50
 """Of the last layer's output places so many times the unknowns of a filter are drawn for its first fit."""
-FIRST_RIDGE = 1e-3
 WORSE = 1e-3
 """So much of the mean error of all filters a filter may lose: rounding, and outputs of next to no size."""
 
@@ -50,7 +49,7 @@ def refit_together(
     Least squares of one layer choose among what the kept filters before it return. Here those filters move too, by
     Gauss-Newton steps towards what the last layer should return; what they return themselves need not be what it was,
     since nothing else reads it. A step is taken only if the last layer's error on held-out images falls, and no
-    filter's error rises above that with the weights as they were cut.
+    filter's error rises above that with the weights as they were cut by more than `WORSE` of the filters' mean.
 
     Args:
         series: The layers; their weights change.
@@ -73,7 +72,11 @@ def refit_together(
     saved = [each.state() for each in series.layers]
     joint = _Joint(series, items, sources, bounds, seed, max_memory)
     joint.fit_last()
-    if not sum(takewhile(bool, (joint.step(number) for number in range(STEPS)))):
+    try:
+        taken = sum(takewhile(bool, (joint.step(number) for number in range(STEPS))))
+    except OverflowError:  # derivatives beyond what the numbers hold
+        taken = 0
+    if not taken:
         for each, state in zip(series.layers, saved, strict=True):
             each.restore(state)
         return False
@@ -86,16 +89,21 @@ def refit_together(
 def _applies(series: Series, items: Sequence[Item], sources: Sequence[Tensor], max_memory: int) -> bool:
     """Whether the layers do compute what the last one reads, image by image, and their matrices fit into memory."""
     first, last = series.layers[0], series.layers[-1]
+    if all(item.pair.held_out for item in items):
+        return False
     for item, source in zip(items, sources, strict=True):
         dims = channel_dim(first.module, source), channel_dim(last.module, item.source)
         if min(dims) < 1 or not len(source) == len(item.source) == len(item.residual):
             return False
         read, now = series.read_by_last(source[:1]), item.source[:1]
-        if read.shape != now.shape or not torch.allclose(read, now, 1e-3, 1e-4 * float(now.abs().max())):
+        if (
+            read.shape != now.shape
+            or read.dtype != now.dtype
+            or not torch.allclose(read, now, 1e-3, 1e-4 * float(now.abs().max()))
+        ):
             return False
     return all(
-        MATRICES * 8 * groups_of(layer.module) * layer.weight[0].numel() ** 2 <= max_memory
-        for layer in series.layers
+        MATRICES * 8 * groups_of(layer.module) * layer.unknowns**2 <= max_memory for layer in series.layers
     )
 
 
@@ -144,17 +152,17 @@ class _Joint:
         images = sum(len(sample.read) for sample in self.samples)
         for sample in self.samples:
             places = places_of(self.last.module, sample.residual)
-            taken = min(places, ceil(ROWS_PER_UNKNOWN * self.last.weight[0].numel() / images))
+            taken = min(places, ceil(ROWS_PER_UNKNOWN * self.last.unknowns / images))
             drawn = torch.randperm(places, generator=generator)[:taken].sort().values.to(sample.read.device)
             at = drawn if places > 1 else None
             for x, (r,) in rows(self.last.module, sample.read, [sample.residual], at):
                 regression.add(self.last.audible(x), r, held_out=False)
-        correction = regression.solve((FIRST_RIDGE,))
+        correction = regression.solve()
         if correction is not None:
             self.last.write(correction)
 
     def step(self, number: int) -> bool:
-        """Go where Gauss and Newton say, as far as it helps; whether it does. Every step has images of its own."""
+        """Go where Gauss and Newton say, as far as it helps; whether it does. The next goes by other batches."""
         best = float(self.judge.errors(self.bounds)[1].sum())
         start, reads = [each.state() for each in self.series.layers], [item.source for _, item in self.held]
         changes = self._changes(number)

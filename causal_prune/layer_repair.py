@@ -17,7 +17,7 @@ from causal_prune.least_squares import Correction, Regression
 from causal_prune.lockstep import LayerStop, Pair, SumStop
 from causal_prune.output_paths import Bounds, OutputPaths
 from causal_prune.rectified_refit import Rows, inverse, step
-from causal_prune.series_refit import series_in
+from causal_prune.series_refit import is_plain, series_in
 from causal_prune.surgery import Cuts
 
 ROWS_PER_UNKNOWN = 100
@@ -100,7 +100,7 @@ class Repairer:
         free = {
             name: self._layer(name)
             for name in paths.calls
-            if name not in self.tied and "weight" in self.modules[name]._parameters
+            if name not in self.tied and is_plain(self.modules[name])
         }
         self.series = series_in(paths.feeders, paths.rectified, free)
         self.sources: dict[str, Sequence[Source]] = {}
@@ -119,8 +119,6 @@ class Repairer:
         self.visits += 1
         stop = pairs[0].pruned.stop
         if isinstance(stop, LayerStop):
-            if stop.layer in self.starts:
-                self.sources[stop.layer] = [_seen(pair) for pair in pairs]
             if stop.layer in self.paths.sums:
                 for pair in pairs:
                     dense, pruned = cast(LayerStop, pair.dense.stop), cast(LayerStop, pair.pruned.stop)
@@ -147,6 +145,8 @@ class Repairer:
                 Item(pair, pruned.source, dense.source, residual, off, dense.out, wanted, layer.slope())
             )
         result = self._fit(name, layer, items)
+        if name in self.starts:  # what it reads may have changed with the layers before it
+            self.sources[name] = [(item.source, item.source._version) for item in items]
         for item in items:
             stop = cast(LayerStop, item.pair.pruned.stop)
             reply = layer.module.forward(item.source) if result.outcome == "refitted" else stop.out
@@ -355,11 +355,6 @@ class Repairer:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.visits) * 1_009 + index)
         drawn = torch.randperm(places, generator=generator)[: max(1, ceil(share * places))]
         return drawn.sort().values.to(out.device)
-
-
-def _seen(pair: Pair) -> Source:
-    source = cast(LayerStop, pair.pruned.stop).source
-    return source, source._version
 
 
 def _off(residual: Tensor, target: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from causal_prune.batches import Inputs, call, tensors_in
+from causal_prune.layer_inputs import channel_dim
 from causal_prune.layer_rules import MIXING, BatchNorm
 
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
@@ -120,6 +121,7 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
     calls: Counter[str] = Counter()
     makers: dict[Contents, str] = {}
     sources: dict[str, Contents] = {}
+    normed: set[str] = set()  # layers whose channels are where a batch norm has its own
     reads: list[tuple[Contents, Contents, str]] = []
     widest = 0
     images = max(1, len(tensors_in(inputs)[0]))
@@ -132,6 +134,8 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
             widest = max(widest, out.numel() * out.element_size() // images)
             calls[names[module]] += 1
             makers[seen.held_by(out)] = names[module]
+            if channel_dim(module, out) == 1:
+                normed.add(names[module])
         else:
             reads.append((seen.held_by(source), seen.held_by(out), names[module]))
 
@@ -142,15 +146,19 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
     ]
     try:
         with torch.no_grad(), seen:
-            call(model, inputs)
+            returned = call(model, inputs)
+            seen.uses.update(seen.held_by(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
     finally:
         for handle in handles:
             handle.remove()
     tracked = {n for n, m in model.named_modules() if isinstance(m, BatchNorm) and m.running_mean is not None}
+    runs = Counter(name for _, _, name in reads)
     norms = {
         makers[source]: name
         for source, _, name in reads
-        if source in makers and seen.uses[source] == 1 and name in tracked and calls[makers[source]] == 1
+        if makers.get(source) in normed
+        and seen.uses[source] == calls[makers[source]] == runs[name] == 1
+        and name in tracked
     }
     ends = makers | {out: makers[source] for source, out, _ in reads if makers.get(source) in norms}
     sums = _sums(model, seen, ends, calls)

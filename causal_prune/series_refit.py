@@ -57,6 +57,22 @@ class Series:
         return sum(layer.weight.numel() for layer in self.layers)
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether a layer computes what torch's layer of its kind does, linearly in a weight of its own.
+
+    Args:
+        module: A convolution or linear layer.
+
+    Returns:
+        False for classes derived from it, forwards that were put in its place, and weights that are computed.
+    """
+    return (
+        type(module).__module__.startswith("torch.nn.modules.")
+        and "forward" not in vars(module)
+        and set(module._parameters) == {"weight", "bias"}
+    )
+
+
 def series_in(
     feeders: Mapping[str, str], rectified: Mapping[str, Bounds], layers: Mapping[str, CutLayer]
 ) -> dict[str, Series]:
@@ -300,7 +316,7 @@ def _moments(
     """Mean and covariance of what a layer reads, from some of its places; about 0 where no constant is free."""
     regression = Regression(intercept=layer.free)
     places = places_of(layer.module, seen[0][1])
-    taken = min(places, ceil(ROWS_PER_INPUT * layer.weight[0].numel() / sum(len(x) for x, _ in seen)))
+    taken = min(places, ceil(ROWS_PER_INPUT * layer.unknowns / sum(len(x) for x, _ in seen)))
     for x, out in seen:
         places = places_of(layer.module, out)
         drawn = torch.randperm(places, generator=generator)[:taken].sort().values.to(x.device)
@@ -313,7 +329,10 @@ def _inverse(matrix: Tensor) -> Tensor:
     size = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
     size = torch.where(size > 0, size, torch.ones_like(size))
     eye = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix + DAMPING * size * eye))
+    factor, failed = torch.linalg.cholesky_ex(matrix + DAMPING * size * eye)
+    if bool(failed.any()) or not bool(factor.isfinite().all()):
+        raise OverflowError
+    return torch.cholesky_inverse(factor)
 
 
 def _linear(module: nn.Module, weight: Tensor, x: Tensor, *, bias: bool = False) -> Tensor:

@@ -38,9 +38,11 @@ def direct_effects(equations: Equations) -> Tensor:
     Returns:
         One share of the state's variance per unit, shape (units,).
     """
+    effects = torch.zeros(equations.owned.shape[1], dtype=torch.float64)
+    if not len(_units_read(equations)):
+        return effects
     system = _System([equations], inverted=False)
     weights = system.weights_of_units()
-    effects = torch.zeros(equations.owned.shape[1], dtype=torch.float64)
     effects[system.units] = (weights * (system.diagonal @ weights)).sum(dim=(0, 2, 3))
     return effects
 
@@ -58,7 +60,8 @@ def unique_effects(equations: Equations) -> Tensor:
         One share of the state's variance per unit, shape (units,).
     """
     effects = torch.zeros(equations.owned.shape[1], dtype=torch.float64)
-    _System([equations]).add_effects(effects)
+    if len(_units_read(equations)):
+        _System([equations]).add_effects(effects)
     return effects
 
 

@@ -67,7 +67,7 @@ class Feeding(nn.Module):
         self.way = way
         self.first, self.norm, self.second = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = self.norm(self.first(x))
         if self.way == "added":
             x = x + 1
@@ -77,6 +77,8 @@ class Feeding(nn.Module):
         if self.way == "overwritten":
             x.mul_(2)
         y = self.second(x)
+        if self.way == "returned":
+            return y, x
         return (
             y * x.mean() if self.way == "read twice" else self.second(y) if self.way == "called twice" else y
         )
@@ -92,6 +94,7 @@ class Feeding(nn.Module):
         ("overwritten", False),
         ("read twice", False),
         ("called twice", False),
+        ("returned", False),
     ],
 )
 def test_layers_fed_by_one_other_alone(way: str, fed: bool) -> None:
@@ -110,3 +113,20 @@ def test_a_layer_that_runs_twice_is_not_followed() -> None:
 
     paths = output_paths(Twice().eval(), torch.randn(2, 2, 4, 4))
     assert paths.calls == {"layer": 2} and not paths.sums and not paths.rectified
+
+
+class Tokens(nn.Module):
+    """A batch norm over tokens, and one that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.over = nn.Linear(4, 5), nn.BatchNorm1d(5)
+        self.a, self.b, self.shared = nn.Linear(5, 5), nn.Linear(5, 5), nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.over(self.mix(x)).sum(dim=1)
+        return self.shared(self.b(self.shared(self.a(x))))
+
+
+def test_norms_of_other_axes_and_shared_ones_belong_to_no_layer() -> None:
+    assert output_paths(Tokens().eval(), torch.randn(2, 5, 4)).norms == {}

@@ -214,6 +214,29 @@ def test_a_step_that_does_not_help_is_taken_back(monkeypatch: pytest.MonkeyPatch
         assert torch.equal(ours, theirs)
 
 
+class Gain(nn.Conv2d):
+    """A layer that computes with more than weight and bias."""
+
+    def __init__(self, *args: int) -> None:
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.gain)
+
+
+def test_series_may_overlap_and_leave_out_layers_of_other_kinds() -> None:
+    x = images(256, 3, 8, 8)
+    for first, names in ((nn.Conv2d, {"2": ("0",), "4": ("2",)}), (Gain, {"4": ("2",)})):
+        net = randomised(
+            nn.Sequential(first(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Conv2d(12, 6, 3))
+        )
+        small = remove(net, half(net, x, {"0": 12 if first is Gain else 6, "2": 6}, ["4"]))
+        repaired = repair(small, net, [x])
+        assert {layer.layer: layer.together for layer in repaired.layers if layer.together} == names
+        assert float(off(repaired.model, net, x).sum()) < 0.5 * float(off(small, net, x).sum())
+
+
 class Overwriting(nn.Module):
     """What the first layer read is overwritten before the second one runs."""
 
