@@ -1,6 +1,7 @@
 """Repairs a layer together with those that write what it alone reads."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
 from typing import cast
@@ -70,7 +71,10 @@ def refit_together(
     layer = series.layers[-1]
     firsts = [layer.module.forward(item.source) for item in items]
     saved = [each.state() for each in series.layers]
-    joint = _Joint(series, items, sources, bounds, seed, max_memory)
+    judge, pairs = Judge(layer, items), list(zip(sources, items, strict=True))
+    judged = [(source, item) for source, item in pairs if any(item is each for each in judge.items)]
+    fit = [(source, item) for source, item in pairs if not item.pair.held_out]
+    joint = _Joint(series, bounds, seed, judge, judged, list(_samples(series, fit, max_memory)))
     joint.fit_last()
     try:
         taken = sum(takewhile(bool, (joint.step(number) for number in range(STEPS))))
@@ -82,7 +86,7 @@ def refit_together(
         return False
     for item, source, first in zip(items, sources, firsts, strict=True):
         item.source = series.read_by_last(source)
-        item.residual = item.residual - layer.masked(layer.moved(joint.judge.first, item.source, first))
+        item.residual = item.residual - layer.masked(layer.moved(judge.first, item.source, first))
     return True
 
 
@@ -122,28 +126,22 @@ class _Sample:
         self.first = cast(Tensor, layer.module.forward(self.read))
 
 
+@dataclass
 class _Joint:
     """Layers in series while they move; the judge goes by what the last one read and returned at first."""
 
-    def __init__(
-        self,
-        series: Series,
-        items: Sequence[Item],
-        sources: Sequence[Tensor],
-        bounds: Bounds | None,
-        seed: int,
-        max_memory: int,
-    ) -> None:
-        self.series, self.bounds, self.seed = series, bounds, seed
-        self.condition: Preconditioner | None = None
-        self.last = series.layers[-1]
-        self.judge = Judge(self.last, items)
-        pairs = list(zip(sources, items, strict=True))
-        self.held = [
-            (source, item) for source, item in pairs if any(item is each for each in self.judge.items)
-        ]
-        fit = [(source, item) for source, item in pairs if not item.pair.held_out]
-        self.samples = list(_samples(series, fit, max_memory))
+    series: Series
+    bounds: Bounds | None
+    seed: int
+    judge: Judge
+    judged: Sequence[tuple[Tensor, Item]]
+    samples: Sequence[_Sample]
+    condition: Preconditioner | None = None
+
+    @property
+    def last(self) -> CutLayer:
+        """The layer whose output counts."""
+        return self.series.layers[-1]
 
     def fit_last(self) -> None:
         """Let the last layer do what it can alone, from part of the places."""
@@ -164,12 +162,12 @@ class _Joint:
     def step(self, number: int) -> bool:
         """Go where Gauss and Newton say, as far as it helps; whether it does. The next goes by other batches."""
         best = float(self.judge.errors(self.bounds)[1].sum())
-        start, reads = [each.state() for each in self.series.layers], [item.source for _, item in self.held]
+        start, reads = [each.state() for each in self.series.layers], [item.source for _, item in self.judged]
         changes = self._changes(number)
         for length in LENGTHS:
             for layer, change in zip(self.series.layers, changes, strict=True):
                 layer.write(change.times(length))
-            for source, item in self.held:
+            for source, item in self.judged:
                 item.source = self.series.read_by_last(source)
             plain, found = self.judge.errors(self.bounds)
             cut = self.judge.at_first
@@ -177,7 +175,7 @@ class _Joint:
                 return True
             for layer, state in zip(self.series.layers, start, strict=True):
                 layer.restore(state)
-        for (_, item), read in zip(self.held, reads, strict=True):
+        for (_, item), read in zip(self.judged, reads, strict=True):
             item.source = read
         return False
 

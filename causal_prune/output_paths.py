@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,6 +89,39 @@ class _Seen(TorchDispatchMode):
         return out
 
 
+@dataclass
+class _Calls:
+    """Notes which layer or batch norm made a tensor of another one.
+
+    `makers` names by what a layer returned that layer, `sources` by layer what it read last; `channels_first` are the
+    layers whose channels are where a batch norm has its own; `normed` holds for every run of a batch norm what it read,
+    what it returned, and its name.
+    """
+
+    seen: _Seen
+    images: int
+    runs: Counter[str] = field(default_factory=Counter)
+    makers: dict[Contents, str] = field(default_factory=dict)
+    sources: dict[str, Contents] = field(default_factory=dict)
+    channels_first: set[str] = field(default_factory=set)
+    normed: list[tuple[Contents, Contents, str]] = field(default_factory=list)
+    widest: int = 0
+
+    def note(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """A hook behind a layer or a batch norm."""
+        source, made = self.seen.held_by(args[0] if args else kwargs["input"]), self.seen.held_by(out)
+        if not isinstance(module, MIXING):
+            self.normed.append((source, made, name))
+            return
+        self.runs[name] += 1
+        self.sources[name], self.makers[made] = source, name
+        self.widest = max(self.widest, out.numel() * out.element_size() // self.images)
+        if channel_dim(module, out) == 1:
+            self.channels_first.add(name)
+
+
 def _bounds(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounds | None:
     """The least and the largest value that an operation lets through, if that is all it does."""
     name = str(func._schema.name).split("::")[-1].rstrip("_")
@@ -116,65 +151,46 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
 
     Cost: one forward pass, all of whose activations are kept until its end.
     """
-    names = {module: name for name, module in model.named_modules()}
-    seen = _Seen()
-    calls: Counter[str] = Counter()
-    makers: dict[Contents, str] = {}
-    sources: dict[str, Contents] = {}
-    normed: set[str] = set()  # layers whose channels are where a batch norm has its own
-    reads: list[tuple[Contents, Contents, str]] = []
-    widest = 0
-    images = max(1, len(tensors_in(inputs)[0]))
-
-    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        nonlocal widest
-        source = args[0] if args else kwargs["input"]
-        if isinstance(module, MIXING):
-            sources[names[module]] = seen.held_by(source)
-            widest = max(widest, out.numel() * out.element_size() // images)
-            calls[names[module]] += 1
-            makers[seen.held_by(out)] = names[module]
-            if channel_dim(module, out) == 1:
-                normed.add(names[module])
-        else:
-            reads.append((seen.held_by(source), seen.held_by(out), names[module]))
-
-    handles = [
-        module.register_forward_hook(after, with_kwargs=True, prepend=True)
-        for module in names
-        if isinstance(module, (*MIXING, *BatchNorm))
-    ]
-    try:
-        with torch.no_grad(), seen:
-            returned = call(model, inputs)
-            seen.uses.update(seen.held_by(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
-    finally:
-        for handle in handles:
-            handle.remove()
+    seen, calls = _watched(model, inputs)
+    runs, makers = calls.runs, calls.makers
     tracked = {n for n, m in model.named_modules() if isinstance(m, BatchNorm) and m.running_mean is not None}
-    runs = Counter(name for _, _, name in reads)
+    norm_runs = Counter(name for _, _, name in calls.normed)
     norms = {
         makers[source]: name
-        for source, _, name in reads
-        if makers.get(source) in normed
-        and seen.uses[source] == calls[makers[source]] == runs[name] == 1
+        for source, _, name in calls.normed
+        if makers.get(source) in calls.channels_first
+        and seen.uses[source] == runs[makers[source]] == norm_runs[name] == 1
         and name in tracked
     }
-    ends = makers | {out: makers[source] for source, out, _ in reads if makers.get(source) in norms}
-    sums = _sums(model, seen, ends, calls)
+    ends = makers | {out: makers[source] for source, out, _ in calls.normed if makers.get(source) in norms}
+    sums = _sums(model, seen, ends, runs)
     last = {layer: contents for contents, layer in ends.items()} | sums
     rectified = {
         layer: seen.rectified[contents]
         for layer, contents in last.items()
-        if calls[layer] == 1 and seen.uses[contents] == 1 and contents in seen.rectified
+        if runs[layer] == 1 and seen.uses[contents] == 1 and contents in seen.rectified
     }
     before = {contents: layer for layer, contents in last.items() if layer in rectified and layer not in sums}
     feeders = {
         layer: before[seen.let_through[contents]]
-        for layer, contents in sources.items()
-        if calls[layer] == seen.uses[contents] == 1 and seen.let_through.get(contents) in before
+        for layer, contents in calls.sources.items()
+        if runs[layer] == seen.uses[contents] == 1 and seen.let_through.get(contents) in before
     }
-    return OutputPaths(dict(calls), norms, frozenset(sums), widest, rectified, feeders)
+    return OutputPaths(dict(runs), norms, frozenset(sums), calls.widest, rectified, feeders)
+
+
+def _watched(model: nn.Module, inputs: Inputs) -> tuple[_Seen, _Calls]:
+    seen = _Seen()
+    calls = _Calls(seen, images=max(1, len(tensors_in(inputs)[0])))
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, (*MIXING, *BatchNorm)):
+                noted = partial(calls.note, name)
+                hooks.callback(module.register_forward_hook(noted, with_kwargs=True, prepend=True).remove)
+        with torch.no_grad(), seen:
+            returned = call(model, inputs)
+            seen.uses.update(seen.held_by(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
+    return seen, calls
 
 
 def _sums(

@@ -18,18 +18,7 @@ from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.output_paths import output_paths
 from causal_prune.pruning_plan import PruningPlan, plan_widths
-
-
-def randomised(net: nn.Module) -> nn.Module:
-    """Fixed weights and statistics, none of them trivial."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, tensor in net.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 2.0, generator=generator)
-            elif tensor.is_floating_point():
-                tensor.normal_(0.0, 0.4, generator=generator)
-    return net.eval()
+from tests.unit.drawn_weights import drawn
 
 
 class Residual(nn.Module):
@@ -113,7 +102,7 @@ def case(name: str) -> tuple[nn.Module, Callable[[int, int], Any]]:
     make, draw = NETS[name]
     net = make()
     call(net, draw(2, 0))
-    return randomised(net), draw
+    return drawn(net), draw
 
 
 def half(net: nn.Module, example: Any, seed: int = 3) -> tuple[FilterGraph, PruningPlan]:
@@ -180,7 +169,7 @@ def test_the_same_seed_gives_the_same_network(monkeypatch: pytest.MonkeyPatch) -
 
 def duplicated() -> tuple[nn.Module, PruningPlan]:
     """Every other filter of the first layers is a combination of kept ones, and so is what the next layers read."""
-    net = randomised(
+    net = drawn(
         nn.Sequential(
             nn.Conv2d(3, 8, 3, bias=False),
             nn.BatchNorm2d(8),
@@ -241,7 +230,7 @@ def test_the_last_layer_of_a_block_makes_up_for_its_shortcut(monkeypatch: pytest
 
 def test_a_shift_goes_into_the_batch_norm_behind_and_is_judged_there() -> None:
     """A removed filter that is constant leaves an error that is nothing but a shift."""
-    net = randomised(
+    net = drawn(
         nn.Sequential(
             nn.Conv2d(3, 6, 1),
             nn.ReLU(),
@@ -271,7 +260,7 @@ def test_a_shift_goes_into_the_batch_norm_behind_and_is_judged_there() -> None:
 def test_what_a_rectifier_stops_is_not_asked_for(
     rectifier: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = randomised(
+    net = drawn(
         nn.Sequential(
             nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3, bias=False), nn.BatchNorm2d(12), rectifier
         )
@@ -318,7 +307,7 @@ def test_a_layer_that_cannot_be_refitted_keeps_its_weights_and_says_why() -> Non
 
 def test_no_layer_is_worse_on_the_held_out_images() -> None:
     """Noise cannot be fitted: with 8 images of noise and more weights than rows, nearly all refits are refused."""
-    net = randomised(nn.Sequential(nn.Flatten(), nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 3)))
+    net = drawn(nn.Sequential(nn.Flatten(), nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 3)))
     _, chosen = half(net, torch.zeros(1, 300))
     small = remove(net, chosen)
     noise = torch.randn(16, 300, generator=torch.Generator().manual_seed(2))
@@ -423,7 +412,7 @@ def test_networks_that_run_other_layers_are_refused() -> None:
             return self.c(self.b(x) if self.whole else x)
 
     before = threading.active_count()
-    dense, other = randomised(Fickle(whole=True)), randomised(Fickle(whole=False))
+    dense, other = drawn(Fickle(whole=True)), drawn(Fickle(whole=False))
     with pytest.raises(
         InputError, match="the code of the network depends on the data; use method='batchnorm'"
     ):

@@ -16,19 +16,9 @@ from causal_prune.layer_targets import Item
 from causal_prune.pruning_plan import PruningPlan, plan_widths
 from causal_prune.series_refit import Linearised, Preconditioner, Series, gauss_newton, series_in
 from causal_prune.surgery import LayerCut
+from tests.unit.drawn_weights import drawn
 
 INFINITE = float("inf")
-
-
-def randomised(net: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(11)
-    with torch.no_grad():
-        for name, tensor in net.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 2.0, generator=generator)
-            elif tensor.is_floating_point():
-                tensor.normal_(0.1, 0.4, generator=generator)
-    return net.eval()
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -79,7 +69,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_derivatives_are_those_of_finite_differences(name: str) -> None:
     net, shape = CASES[name]
-    net, x = randomised(net).double(), images(*shape).double()
+    net, x = drawn(net, mean=0.1, seed=11).double(), images(*shape).double()
     series = of(net)
     with torch.no_grad():
         linear = Linearised(series, x)
@@ -115,7 +105,7 @@ def test_many_directions_end_where_dense_least_squares_does(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, shape = CASES[name]
-    net, x = randomised(net).double(), images(*shape, seed=4).double()
+    net, x = drawn(net, mean=0.1, seed=11).double(), images(*shape, seed=4).double()
     series = of(net)
     monkeypatch.setattr("causal_prune.series_refit.DIRECTIONS", 400)
     with torch.no_grad():
@@ -158,7 +148,7 @@ def half(net: nn.Module, x: Tensor, keep: dict[str, int], freeze: list[str]) -> 
 
 def bottleneck() -> nn.Sequential:
     """Three layers in series, the middle one depthwise."""
-    return randomised(
+    return drawn(
         nn.Sequential(
             nn.Conv2d(3, 16, 1, bias=False),
             nn.BatchNorm2d(16),
@@ -168,7 +158,9 @@ def bottleneck() -> nn.Sequential:
             nn.ReLU6(inplace=True),
             nn.Conv2d(16, 6, 1, bias=False),
             nn.BatchNorm2d(6),
-        )
+        ),
+        mean=0.1,
+        seed=11,
     )
 
 
@@ -228,8 +220,10 @@ class Gain(nn.Conv2d):
 def test_series_may_overlap_and_leave_out_layers_of_other_kinds() -> None:
     x = images(256, 3, 8, 8)
     for first, names in ((nn.Conv2d, {"2": ("0",), "4": ("2",)}), (Gain, {"4": ("2",)})):
-        net = randomised(
-            nn.Sequential(first(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Conv2d(12, 6, 3))
+        net = drawn(
+            nn.Sequential(first(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Conv2d(12, 6, 3)),
+            mean=0.1,
+            seed=11,
         )
         small = remove(net, half(net, x, {"0": 12 if first is Gain else 6, "2": 6}, ["4"]))
         repaired = repair(small, net, [x])
@@ -252,7 +246,7 @@ class Overwriting(nn.Module):
 
 
 def test_what_is_gone_cannot_be_computed_again() -> None:
-    net, x = randomised(Overwriting()), images(64, 3, 6, 6)
+    net, x = drawn(Overwriting(), mean=0.1, seed=11), images(64, 3, 6, 6)
     small = remove(net, half(net, x, {"a": 4}, ["stem"]))
     repaired = repair(small, net, [x])
     outcome = {layer.layer: (layer.outcome, layer.together) for layer in repaired.layers}
