@@ -5,10 +5,10 @@ from math import prod
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causal_prune.layer_rules import MIXING, Convolution
+from causal_prune.padding import padded, stride_of
 
 PATCH_BYTES = 64_000_000
 """Patches of one layer are unfolded in chunks of about this size."""
@@ -131,34 +131,16 @@ def _rank(module: nn.Module) -> int:
 
 
 def _patches(module: Any, images: Tensor, extent: torch.Size, places: Tensor | None) -> Tensor:
-    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-    rank = len(kernel)
-    if module.transposed:
-        padded, stride = _spread(module, images, extent), (1,) * rank
-    else:
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        padded = F.pad(images, module._reversed_padding_repeated_twice, mode=mode)
-    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        padded = padded.unfold(2 + axis, (k - 1) * d + 1, s)[..., ::d]
+    kernel, rank = module.kernel_size, len(module.kernel_size)
+    windows = padded(module, images, extent)
+    for axis, (k, s, d) in enumerate(zip(kernel, stride_of(module), module.dilation, strict=True)):
+        windows = windows.unfold(2 + axis, (k - 1) * d + 1, s)[..., ::d]
     if places is None:
         order = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
-        taps = padded.permute(*order).reshape(-1, images.shape[1], *kernel)
+        taps = windows.permute(*order).reshape(-1, images.shape[1], *kernel)
     else:
         at: Any = (..., *torch.unravel_index(places, tuple(extent)), *[slice(None)] * rank)
-        taps = padded[at].transpose(1, 2).flatten(0, 1)
+        taps = windows[at].transpose(1, 2).flatten(0, 1)
     if module.transposed:
         taps = taps.flip(tuple(range(2, 2 + rank)))
     return taps
-
-
-def _spread(module: Any, images: Tensor, extent: torch.Size) -> Tensor:
-    """Images with zeros between their pixels: over them a transposed convolution is one of stride 1, taps reversed."""
-    sizes = [(n - 1) * s + 1 for n, s in zip(images.shape[2:], module.stride, strict=True)]
-    spread = images.new_zeros(*images.shape[:2], *sizes)
-    steps = [slice(None, None, s) for s in module.stride]
-    spread[(slice(None), slice(None), *steps)] = images
-    margins = []
-    for n, e, k, d, p in zip(sizes, extent, module.kernel_size, module.dilation, module.padding, strict=True):
-        reach = (k - 1) * d
-        margins.append((reach - p, e + p - n))
-    return F.pad(spread, [amount for pair in reversed(margins) for amount in pair])

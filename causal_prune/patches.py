@@ -7,8 +7,9 @@ from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from causal_prune.padding import margins, padded, spread_shape, stride_of
 
 CHUNK_BYTES = 4_000_000
 """Rows are made in chunks of about this size, so that they are still in the cache when they are centred and multiplied;
@@ -88,9 +89,9 @@ def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: in
     patch = channels * taps // groups
     index = _pixels(module, tuple(source.shape[2:]), tuple(extent), patch).to(device)
     for images in source.split(images_at_once(max(index.numel(), prod(source.shape[2:])) * channels, patch)):
-        padded = _padded(module, images, extent).flatten(2).transpose(1, 2).contiguous()
+        pixels = padded(module, images, extent).flatten(2).transpose(1, 2).contiguous()
         # float64 only now: of a large map most pixels are not read
-        rows = padded.index_select(1, index).to(torch.float64, copy=True)
+        rows = pixels.index_select(1, index).to(torch.float64, copy=True)
         yield rows.reshape(-1, taps, groups, channels // groups).permute(2, 0, 1, 3).contiguous()
 
 
@@ -108,45 +109,17 @@ def images_at_once(numbers: int, patch: int = 1) -> int:
     return max(1, chunk // (8 * max(numbers, 1)))
 
 
-def _margins(module: Any, extent: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """Zeros or copies around the input, as `F.pad` takes them; negative where the input is cropped."""
-    if not module.transposed:
-        return list(module._reversed_padding_repeated_twice)
-    margins = []
-    for n, e, k, s, d, p in zip(
-        shape, extent, module.kernel_size, module.stride, module.dilation, module.padding, strict=True
-    ):
-        reach = (k - 1) * d
-        margins.append((reach - p, e + p - ((n - 1) * s + 1)))
-    return [amount for pair in reversed(margins) for amount in pair]
-
-
-def _padded(module: Any, images: Tensor, extent: Sequence[int]) -> Tensor:
-    margins = _margins(module, extent, images.shape[2:])
-    if module.transposed:
-        # zeros between the pixels: over them it is a convolution of stride 1, taps reversed
-        sizes = [(n - 1) * s + 1 for n, s in zip(images.shape[2:], module.stride, strict=True)]
-        spread = images.new_zeros(*images.shape[:2], *sizes)
-        spread[(slice(None), slice(None), *[slice(None, None, s) for s in module.stride])] = images
-        return F.pad(spread, margins)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(images, margins, mode=mode) if any(margins) else images
-
-
 def _pixels(module: Any, shape: tuple[int, ...], extent: tuple[int, ...], patch: int) -> Tensor:
     """For every position that is read and every tap the flat index of the padded pixel that they meet at."""
     rank = len(extent)
-    margins = _margins(module, extent, shape)
-    stride = (1,) * rank if module.transposed else module.stride
-    spread = (
-        [(n - 1) * s + 1 for n, s in zip(shape, module.stride, strict=True)] if module.transposed else shape
-    )
-    sizes = [n + margins[2 * (rank - 1 - k)] + margins[2 * (rank - 1 - k) + 1] for k, n in enumerate(spread)]
+    around = margins(module, extent, shape)
+    pairs = list(zip(around[::2], around[1::2], strict=True))[::-1]
+    sizes = [n + sum(pair) for n, pair in zip(spread_shape(module, shape), pairs, strict=True)]
     taps = torch.tensor(list(product(*map(range, module.kernel_size)))).reshape(-1, rank)
     if module.transposed:
         taps = taps.flip(0)
     places = torch.stack(torch.unravel_index(positions_read(extent, patch), extent), dim=1)
-    at = places[:, None] * torch.tensor(stride) + taps[None] * torch.tensor(module.dilation)
+    at = places[:, None] * torch.tensor(stride_of(module)) + taps[None] * torch.tensor(module.dilation)
     flat = torch.zeros(at.shape[:2], dtype=torch.int64)
     for k, size in enumerate(sizes):
         flat = flat * size + at[..., k]

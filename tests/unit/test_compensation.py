@@ -19,6 +19,7 @@ from causal_prune.importance import FilterScores
 from causal_prune.output_paths import output_paths
 from causal_prune.pruning_plan import PruningPlan, plan_widths
 from tests.unit.drawn_weights import drawn
+from tests.unit.own_padding import SameConv2d
 
 
 class Residual(nn.Module):
@@ -80,6 +81,13 @@ def volumes() -> nn.Module:
     )  # fmt: skip
 
 
+def pads_itself() -> nn.Module:
+    return nn.Sequential(
+        SameConv2d(3, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), SameConv2d(12, 12, 3, stride=2, groups=12),
+        nn.ReLU(), SameConv2d(12, 8, (2, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
 def images(count: int, *shape: int, seed: int = 1) -> Tensor:
     """Smooth images, so that neighbours know of each other."""
     noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
@@ -89,6 +97,7 @@ def images(count: int, *shape: int, seed: int = 1) -> Tensor:
 NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any]]] = {
     "residual": (Residual, lambda n, s: images(n, 3, 8, 8, seed=s)),
     "plain": (plain, lambda n, s: images(4 * n, 3, 15, 15, seed=s)),
+    "pads_itself": (pads_itself, lambda n, s: images(n, 3, 10, 9, seed=s)),
     "volumes": (volumes, lambda n, s: images(n, 2, 5, 5, 5, seed=s)),
     "two_inputs": (
         TwoInputs,

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_of, rows, weight_of
+from tests.unit.own_padding import SameConv2d
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv2d": (nn.Conv2d(6, 8, (3, 2), stride=2, padding=1, dilation=(2, 1)), (5, 6, 11, 9)),
@@ -16,6 +17,7 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     ),
     "transposed_dilated": (nn.ConvTranspose1d(3, 5, 4, stride=3, dilation=2), (2, 3, 7)),
     "no_batch": (nn.Conv2d(6, 8, 3, padding=1), (6, 7, 9)),
+    "pads_itself": (SameConv2d(6, 8, (3, 2), stride=2, dilation=(1, 2)), (5, 6, 8, 9)),
     "linear": (nn.Linear(5, 3), (4, 5)),
     "tokens": (nn.Linear(5, 3), (2, 7, 5)),
 }

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from causal_prune import patches
 from causal_prune.patches import POSITIONS, flat_weight, positions_read, rows_read
+from tests.unit.own_padding import SameConv2d
 
 
 def generator(seed: int = 4) -> torch.Generator:
@@ -107,6 +109,17 @@ def test_rows_are_what_a_literal_loop_collects(name: str, monkeypatch: pytest.Mo
     outputs += reader.bias.detach().numpy()
     places = written.flatten(2).movedim(1, -1)[:, chosen].reshape(len(outputs), -1).numpy()
     np.testing.assert_allclose(outputs, places, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((8, 9), 2), ((7, 7), 1), ((10, 8), 3)])
+def test_what_a_layer_pads_itself_is_read_as_well(size: tuple[int, int], stride: int) -> None:
+    layer, source = SameConv2d(4, 6, (3, 2), stride=stride), torch.randn(5, 4, *size, generator=generator())
+    bare = nn.Conv2d(4, 6, (3, 2), stride=stride)
+    explicit = functional.pad(source, layer.missing(source))
+    extent = layer(source).shape[2:]
+    assert extent == bare(explicit).shape[2:] != bare(source).shape[2:]
+    (found,), (expected,) = (rows_read(m, x, extent, 6) for m, x in ((layer, source), (bare, explicit)))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("taps", [1, 4])
