@@ -92,6 +92,31 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     return model(inputs)
 
 
+def attempt(who: str, model: nn.Module, inputs: Inputs, number: int) -> Any:
+    """Run a network on a batch, and say where it fails.
+
+    Args:
+        who: What is asked, and of which network.
+        model: The network.
+        inputs: One batch.
+        number: Which batch of the calibration set, from 1.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        InputError: If it does not accept the batch.
+    """
+    try:
+        return call(model, inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{who} does not accept batch {number} of calibration, {shapes}: {reason}"
+        ) from error
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of a network's first parameter or buffer; the CPU where it has none.
 

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from causal_prune.batches import (
     Inputs,
-    call,
+    attempt,
     copied,
     device_of,
     inputs_of,
@@ -168,9 +168,8 @@ def _observe(
         for name, module in norms.items():
             handle = module.register_forward_hook(pooled[name], with_kwargs=True)
             hooks.callback(handle.remove)
-        for batch in track(calibration, label):
-            inputs = inputs_of(batch)
-            outputs = run("pruned", repaired, moved(inputs, device), len(sizes))
+        for number, inputs in numbered(track(calibration, label), device):
+            outputs = attempt("compensate: the pruned network", repaired, inputs, number)
             if not sizes:
                 check_same_task(dense, inputs, outputs)
             sizes.append(tensors_in(inputs)[0].shape[0])
@@ -186,6 +185,28 @@ def _observe(
     return pooled
 
 
+def numbered(calibration: Iterable[Any], device: str | torch.device) -> Iterator[tuple[int, Inputs]]:
+    """The inputs of all batches that hold images, with the number of the batch.
+
+    Args:
+        calibration: The batches.
+        device: Where the inputs shall be.
+
+    Yields:
+        A number from 1, and inputs.
+
+    Raises:
+        InputError: If an input is NaN or infinite.
+    """
+    for number, batch in enumerate(calibration, start=1):
+        inputs = moved(inputs_of(batch), device)
+        tensors = tensors_in(inputs)
+        if not all(bool(each.isfinite().all()) for each in tensors if each.is_floating_point()):
+            raise InputError(f"compensate: batch {number} of calibration holds NaN or infinite values")
+        if all(len(each) for each in tensors if each.dim()):
+            yield number, inputs
+
+
 def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
     """Refuse a dense network that returns other shapes than the cut one.
 
@@ -198,38 +219,13 @@ def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
         InputError: If the shapes differ, or the dense network does not accept the batch.
     """
     with modes_kept(dense):
-        expected = run("dense", dense.eval(), moved(inputs, device_of(dense)), 0)
+        expected = attempt("compensate: the dense network", dense.eval(), moved(inputs, device_of(dense)), 1)
     shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (expected, outputs)]
     if shapes[0] != shapes[1]:
         raise InputError(
             f"compensate: on the first calibration batch dense returns {shapes[0]} and pruned {shapes[1]}: "
             "give the network that pruned was cut from"
         )
-
-
-def run(name: str, model: nn.Module, inputs: Inputs, index: int) -> Any:
-    """Run a network on a batch, and name it and the batch where it fails.
-
-    Args:
-        name: "dense" or "pruned".
-        model: The network.
-        inputs: One batch.
-        index: Which batch of the calibration set.
-
-    Returns:
-        What it returns.
-
-    Raises:
-        InputError: If it does not accept the batch.
-    """
-    try:
-        return call(model, inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"compensate: the {name} network does not accept batch {index} of calibration, {shapes}: {reason}"
-        ) from error
 
 
 def _write(statistics: _Pooled, name: str) -> None:

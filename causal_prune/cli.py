@@ -226,8 +226,10 @@ def gate(
 
 @app.command(epilog="Example: causal-prune bench dense.onnx small.onnx --threads 2")
 def bench(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file to time.")],
-    other: Annotated[Path | None, typer.Argument(metavar="OTHER.onnx", help="Timed side by side.")] = None,
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx|DIR", help="The file to time, or a bundle.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER.onnx|DIR", help="Timed side by side.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.01, help="Time for each file.")] = 2.0,
@@ -235,13 +237,14 @@ def bench(
     """Latency of an ONNX file; of two files, interleaved, with the ratio."""
     from causal_prune.jobs import bench_table
 
-    _print_tables(bench_table(model, other, threads=threads, batch=batch, seconds=seconds))
+    files = _file(model), None if other is None else _file(other)
+    _print_tables(bench_table(*files, threads=threads, batch=batch, seconds=seconds))
     return 0
 
 
 @app.command(epilog="Example: causal-prune compare before.onnx export/digits")
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
+    first: Annotated[Path, typer.Argument(metavar="A.onnx|DIR", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B.onnx|DIR", help="Another file, or a bundle.")],
     tolerance: Annotated[float, typer.Option(min=1e-12, help="Largest difference that passes.")] = 1e-4,
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
@@ -249,12 +252,16 @@ def compare(
     """Output parity of two ONNX files, per output; exits 1 where they differ."""
     from causal_prune.onnx_export import compare_onnx
 
-    target = second / "model.onnx" if second.is_dir() else second
-    parity = compare_onnx(first, target, tolerance=tolerance, seed=seed)
+    parity = compare_onnx(_file(first), _file(second), tolerance=tolerance, seed=seed)
     verdict = "within" if parity.passed else "ABOVE"
     _print_lines([f"{name}: largest difference {error:.3g}" for name, error in parity.outputs.items()])
     _print_lines([f"largest difference {parity.max_abs:.3g}, {verdict} the tolerance {parity.tolerance:.3g}"])
     return 0 if parity.passed else 1
+
+
+def _file(path: Path) -> Path:
+    """An ONNX file, or that of a bundle."""
+    return path / "model.onnx" if path.is_dir() else path
 
 
 def _given(ctx: typer.Context, leave_out: Sequence[str]) -> dict[str, object]:

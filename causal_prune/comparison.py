@@ -248,7 +248,7 @@ def share_curve(
         causal=tuple(found[share, "causal", 0] for share in SHARES),
         random=tuple(tuple(found[share, "random", seed] for seed in seeds) for share in SHARES),
         split="validation",
-        note=f"the same share of every group; {repaired}, no fine-tuning; up to 1,000 validation images",
+        note=f"Every group gives up the same share; {repaired}, no fine-tuning, up to 1,000 validation images.",
     )
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from causal_prune.batches import copied, device_of, inputs_of, moved, seeded
-from causal_prune.batchnorm_statistics import check_same_task, reestimate, run, warn
+from causal_prune.batches import attempt, copied, device_of, seeded
+from causal_prune.batchnorm_statistics import check_same_task, numbered, reestimate, warn
 from causal_prune.cut_record import recorded_cuts
 from causal_prune.errors import InputError
 from causal_prune.free_memory import default_memory
@@ -97,7 +97,7 @@ def compensate(
 
     Raises:
         InputError: If `method` is unknown, the calibration set is empty, one of the networks does not accept it,
-            an activation is NaN or infinite, or it is not known what was cut.
+            an image or an activation is NaN or infinite, `max_memory` is not positive, or it is not known what was cut.
 
     Warns:
         UserWarning: If there are fewer images than can be held out, or a layer has fewer rows of data than weights.
@@ -165,6 +165,10 @@ def repair(
         return Compensated(copied(pruned), ())
     if method == "batchnorm":
         return Compensated(reestimate(pruned, dense, calibration, device=device, label=label), ())
+    if max_memory is not None and max_memory <= 0:
+        raise InputError(
+            f"compensate: max_memory: {max_memory} bytes hold nothing; give more, or None for half of what is free"
+        )
     repaired, reference = copied(pruned), copied(dense)
     repaired.to(device).eval()
     reference.to(device).eval()
@@ -189,7 +193,7 @@ def _refit(
     device: str | torch.device,
     label: str,
 ) -> list[LayerRepair]:
-    batches: Sequence[Any] = [moved(inputs_of(batch), device) for batch in calibration]
+    batches: Sequence[Any] = [inputs for _, inputs in numbered(calibration, device)]
     if not batches:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
     paths = _common_paths(pruned, dense, batches[0])
@@ -242,7 +246,7 @@ def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:
 
 def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPaths:
     few = _sliced(inputs, slice(0, 2))
-    outputs = run("pruned", pruned, few, 0)
+    outputs = attempt("compensate: the pruned network", pruned, few, 1)
     check_same_task(dense, few, outputs)
     ours, theirs = output_paths(pruned, few), output_paths(dense, few)
     norms = {layer: norm for layer, norm in ours.norms.items() if theirs.norms.get(layer) == norm}

@@ -98,6 +98,11 @@ def _refuse(model: nn.Module, inputs: Inputs) -> None:
             raise InputError(
                 f"the model has no values yet ({name} is on the meta device): load its weights first"
             )
+    if any(bool(tensor.isnan().any()) for tensor in tensors_in(inputs) if tensor.is_floating_point()):
+        raise InputError("the example input holds NaN, and trial cuts compare numbers: give one without")
+    for name, parameter in model.named_parameters():
+        if bool(parameter.isnan().any()):
+            raise InputError(f"the model's {name} holds NaN: load its weights again")
 
 
 def _traced(model: nn.Module, inputs: Inputs, freeze: tuple[str, ...], *, cautious: bool) -> FilterGraph:

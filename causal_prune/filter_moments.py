@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved, tensors_in
+from causal_prune.batches import Inputs, attempt, call, device_of, inputs_of, modes_kept, moved, tensors_in
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.free_memory import default_memory
@@ -78,8 +78,8 @@ def observe(
         The moments, in float64 on the CPU.
 
     Raises:
-        InputError: If there are no images, an activation is NaN or infinite (the layer and batch are named), or
-            `max_memory` is not positive.
+        InputError: If there are no images, an activation is NaN or infinite (the layer and batch are named), the
+            network is not that of the graph or does not accept a batch, or `max_memory` is not positive.
 
     Cost: one forward pass, a forward and a backward pass over an eighth of the images and, for each consumer, the
         product of its patches with themselves at no more than 64 positions of an image; memory for one matrix of
@@ -112,6 +112,11 @@ class _Collector:
         self.graph = graph
         self.modules = dict(model.named_modules())
         self.mixing = [name for name, layer in graph.layers.items() if layer.inputs]
+        for name in self.mixing:
+            if name not in self.modules:
+                raise InputError(
+                    f"observe: the network has no layer {name}: give the network that graph was traced from"
+                )
         self.device = device_of(model) if device_of(model).type != "mps" else torch.device("cpu")
         self.norms = NormFamilies(graph, limit // 2)
         used = self.norms.bytes
@@ -131,14 +136,24 @@ class _Collector:
                 inputs = moved(inputs_of(batch), device)
                 size = _size(batch)
                 if size:  # statistics of an empty batch are NaN
-                    with self.hooked(), self.flow:
-                        call(self.model, inputs)
-                        with _disable_current_modes():
-                            self.flow.end_batch()
+                    self.follow(inputs)
                     self.norms.end_batch()
                     self.effects.see(inputs)
                     self.batch += 1
                 self.images += size
+
+    def follow(self, inputs: Inputs) -> None:
+        """Let a batch through, and read what the layers read."""
+        try:
+            with self.hooked(), self.flow:
+                call(self.model, inputs)
+                with _disable_current_modes():
+                    self.flow.end_batch()
+        except InputError:
+            raise
+        except Exception:
+            attempt("observe: the network", self.model, inputs, self.batch)  # is it the batch's fault?
+            raise
 
     @contextmanager
     def hooked(self) -> Iterator[None]:

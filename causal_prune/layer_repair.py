@@ -191,13 +191,13 @@ class Repairer:
 
     def _fit(self, name: str, layer: CutLayer, items: Sequence[Item]) -> LayerRepair:
         seen = self._read_before(name)
-        off = max(item.off for item in items)
-        if not isfinite(off):
+        offs = [item.off for item in items]
+        if not all(map(isfinite, offs)):
             raise InputError(
                 f"compensate: the output of {name} is NaN or infinite on the calibration data: "
                 "check the images and the weights before it"
             )
-        if off <= ROUNDING:
+        if max(offs) <= ROUNDING:
             return LayerRepair(name, "unchanged")
         if "weight" not in layer.module._parameters:
             return LayerRepair(name, "kept", "its weight is computed from other parameters")

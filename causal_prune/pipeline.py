@@ -30,7 +30,7 @@ from causal_prune.report.report import Report
 from causal_prune.trial_cuts import difference
 
 COMPENSATIONS: dict[Method, str] = {
-    "least_squares": "least squares, layer by layer",
+    "least_squares": "least squares",
     "batchnorm": "batch-norm re-estimation",
     "none": "none",
 }
@@ -122,7 +122,8 @@ def compress(
         keep_macs: Target: share of the multiply-accumulates that stays, in (0, 1); 0.5 where no target is given.
         keep_params: Target: share of the parameters that stays.
         keep_latency: Target: share of the median ONNX Runtime latency that stays, measured on this machine.
-        remove_filters: Target: share of every group's units that goes.
+        remove_filters: Target: share of the units that can be cut that goes; with "structural" each group gives up
+            what its curve allows, with other importances all the same share.
         importance: A name in `importance.METHODS`.
         parents: For "documented" (see `score`).
         mode: "remove" makes the network physically smaller, "zero" sets filters to 0 as the documented method does.

@@ -177,7 +177,7 @@ def accuracy_against_latency(report: Report) -> tuple[Figure | None, str]:
     names = sorted(seen, key=order.index)
     figure.legend([seen[name] for name in names], names, loc="outside upper left", ncols=4)
     missing = len(report.arms) + 1 - len(timed)
-    left = f" {plural(missing, 'arm')} without a latency of their own are not shown." if missing else ""
+    left = f" Not shown, because not timed: {plural(missing, 'arm')}." if missing else ""
     return figure, (
         f"Up is more accurate, left is faster. Vertical bars: 95 % Wilson interval of the "
         f"accuracy; horizontal bars: as long as the interquartile range of the latency.{left}"

@@ -136,7 +136,7 @@ def _summary(arms: Sequence[Arm], dense: Arm) -> ArmRow:
         onnx_size=_size(size),
         bytes_kept=_kept_mean(size, dense.onnx_bytes),
         latency=f"{milliseconds(fmean(medians))} ms" if medians else NONE,
-        spread=f"{milliseconds(min(medians))} to {milliseconds(max(medians))} ms" if medians else "",
+        spread=f"{milliseconds(min(medians))} to {milliseconds(max(medians))} ms" if len(medians) > 1 else "",
         speedup=_mean_pace(arms),
     )
 

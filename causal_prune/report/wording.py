@@ -12,7 +12,7 @@ _TARGETS = {
     "keep_macs": ("keep {} of the MACs", "MACs kept {}"),
     "keep_params": ("keep {} of the parameters", "parameters kept {}"),
     "keep_latency": ("keep {} of the median latency", "median latency kept {}"),
-    "remove_filters": ("remove {} of the filters of every layer that can be cut", "filters removed {}"),
+    "remove_filters": ("remove {} of the filters that can be cut", "filters removed {}"),
 }
 
 
@@ -184,7 +184,9 @@ def headline(report: Report) -> tuple[str, str]:
         "ahead": "Causal beat random.",
         "behind": "Random did better than causal.",
         "tied": "Random did as well as causal, or better.",
-        "unclear": "Random did as well as causal, as far as this run can tell.",
+        "unclear": "Random did as well as causal, as far as this run can tell."
+        if comparison.ci95
+        else "One random arm cannot tell whether causal beats random.",
         "absent": "",
     }[state]
     wins, seeds = comparison.wins_of

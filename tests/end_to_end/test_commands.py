@@ -216,8 +216,8 @@ def test_gate_refuses_limits_that_are_none(cli, net: Path, flags: list[str], tex
 # --- bench and compare ---
 
 
-def test_bench_of_one_file(cli, net: Path) -> None:
-    done = cli("bench", "net/model.onnx", "--seconds", "0.05", "--batch", "2")
+def test_bench_of_one_bundle(cli, net: Path) -> None:
+    done = cli("bench", "net", "--seconds", "0.05", "--batch", "2")
     assert (done.code, done.err) == (0, "")
     for text in ("1 thread(s), batch 2", "median ms", "p99 ms", "net/model.onnx"):
         assert text in done.out

@@ -261,13 +261,13 @@ def test_empty_calibration_is_refused() -> None:
 def test_batch_that_the_pruned_network_cannot_read_is_named() -> None:
     batches = [images(4), images(4)[:, :2]]
     with pytest.raises(
-        InputError, match=r"pruned network does not accept batch 1 of calibration, \[\(4, 2, 6, 6\)\]"
+        InputError, match=r"pruned network does not accept batch 2 of calibration, \[\(4, 2, 6, 6\)\]"
     ):
         compensate(network(), network(), batches)
 
 
 def test_dense_network_that_reads_other_images_is_refused() -> None:
-    with pytest.raises(InputError, match="the dense network does not accept batch 0 of calibration"):
+    with pytest.raises(InputError, match="the dense network does not accept batch 1 of calibration"):
         compensate(network(), nn.Linear(7, 3), uneven())
 
 

@@ -402,12 +402,25 @@ def test_bad_calibration_is_named() -> None:
     small = remove(net, half(net, draw(2, 0))[1])
     with pytest.raises(InputError, match="calibration has no batch: give at least 2 images"):
         compensate(small, net, [])
-    with pytest.raises(InputError, match="the pruned network does not accept batch 0 of calibration"):
+    with pytest.raises(InputError, match="the pruned network does not accept batch 1 of calibration"):
         compensate(small, net, [torch.zeros(8, 4, 8, 8)])
     broken = draw(16, 1)
     broken[3, 0, 2, 2] = torch.nan
+    for method in ("least_squares", "batchnorm"):
+        with pytest.raises(InputError, match="batch 3 of calibration holds NaN or infinite values"):
+            compensate(small, net, [draw(16, 2), draw(0, 2), broken], method=method)
+    with pytest.raises(InputError, match="max_memory: 0 bytes hold nothing"):
+        compensate(small, net, [draw(16, 2)], max_memory=0)
+
+
+@pytest.mark.parametrize("image", [0, 7, 12, 23])
+def test_an_activation_beyond_all_numbers_is_named_in_whatever_image(image: int) -> None:
+    net, draw = case("residual")
+    small = remove(net, half(net, draw(2, 0))[1])
+    given = draw(24, 1)
+    given[image] = 3e38
     with pytest.raises(InputError, match="the output of stem is NaN or infinite on the calibration data"):
-        compensate(small, net, [broken])
+        compensate(small, net, given.split(8))
 
 
 def test_networks_that_run_other_layers_are_refused() -> None:

@@ -347,3 +347,26 @@ def _theirs(graph: tp.DependencyGraph, producer: str, filter_: int) -> set[Part]
 
 def _own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     return module.parameters(recurse=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (
+            lambda net, x: net.to("meta"),
+            r"no values yet \(0.weight is on the meta device\): load its weights",
+        ),
+        (lambda net, x: x.data.fill_(torch.nan), "the example input holds NaN"),
+        (
+            lambda net, x: net[1].bias.data[:1].fill_(torch.nan),
+            "the model's 1.bias holds NaN: load its weights",
+        ),
+    ],
+)
+def test_values_that_cannot_be_compared_are_refused(
+    spoil: Callable[[nn.Module, Tensor], object], error: str
+) -> None:
+    net, x = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 1)), torch.zeros(1, 1, 2, 2)
+    spoil(net, x)
+    with pytest.raises(InputError, match=error):
+        trace(net, x)

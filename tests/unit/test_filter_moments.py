@@ -136,6 +136,33 @@ def test_no_images_are_refused(calibration: list[Tensor] | Iterator[Tensor]) -> 
         observe(net, trace(net, torch.zeros(1, 1, 2, 2)), calibration)
 
 
+def test_what_the_network_does_not_take_is_named() -> None:
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 1)))
+    graph, x = trace(net, torch.zeros(1, 1, 2, 2)), torch.zeros(4, 1, 2, 2)
+    refused = (
+        r"observe: the network does not accept batch 2 of calibration, \[\(4, 3, 2, 2\)\]: Given groups=1"
+    )
+    with pytest.raises(InputError, match=refused):
+        observe(net, graph, [x, x.expand(-1, 3, -1, -1)])
+    with pytest.raises(
+        InputError, match="observe: the network has no layer 0: give the network that graph was"
+    ):
+        observe(net[0], graph, [x])
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_an_error_of_its_own_is_not_blamed_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 1)))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    graph = trace(net, torch.zeros(1, 1, 2, 2))
+    monkeypatch.setattr("causal_prune.filter_moments.rows_read", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        observe(net, graph, [torch.zeros(4, 1, 2, 2)])
+
+
 def wide() -> tuple[nn.Module, Tensor]:
     net = seeded(
         lambda: nn.Sequential(

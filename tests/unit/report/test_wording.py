@@ -31,7 +31,7 @@ def _comparison(mean: float, bounds: tuple[float, float] | None, p: float | None
             "unclear",
             "Random did as well as causal, as far as this run can tell.",
         ),
-        (_comparison(0.02, None), "unclear", "Random did as well as causal, as far as this run can tell."),
+        (_comparison(0.02, None), "unclear", "One random arm cannot tell whether causal beats random."),
         (_comparison(0.0, (0.0, 0.0)), "tied", "Random did as well as causal, or better."),
         (_comparison(1e-14, (1e-14, 1e-14)), "tied", "Random did as well as causal, or better."),
         (_comparison(-0.01, (-0.05, 0.03)), "tied", "Random did as well as causal, or better."),
@@ -156,7 +156,7 @@ def test_numbers_are_written_with_unit_and_direction(written: str, expected: str
         (
             "remove_filters",
             "zero",
-            "remove 50.0 % of the filters of every layer that can be cut",
+            "remove 50.0 % of the filters that can be cut",
             "filters zeroed 49.8 %",
         ),
     ],
