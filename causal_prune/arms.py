@@ -42,6 +42,7 @@ class Recipe:
         distill: Whether the dense network teaches.
         seed: Of the fine-tuning.
         device: Where to compute.
+        max_memory: Bytes that the repair may take; None for half of what is free.
     """
 
     dense: nn.Module
@@ -55,6 +56,7 @@ class Recipe:
     distill: bool
     seed: int
     device: str
+    max_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def run_arm(
         device=recipe.device,
         method=recipe.compensation,
         seed=recipe.seed,
+        max_memory=recipe.max_memory,
         label=f"{label}: compensate",
     )
     stations = {"cut": after_cut, "compensation": compensated.model}

@@ -122,6 +122,9 @@ def run(
     calibration_images: Annotated[
         str | None, _option("Training images that statistics are estimated on.", "2048")
     ] = None,
+    max_memory: Annotated[
+        str | None, _option("What statistics and the repair may take, such as 4GB.", "half of what is free")
+    ] = None,
     epochs: Annotated[
         str | None, _option("Epochs of fine-tuning after the cut.", "3 for the embedded model, else 0")
     ] = None,

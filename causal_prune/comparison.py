@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
 from torch.utils.data import Subset
 
 from causal_prune.arms import (
@@ -102,11 +101,10 @@ def rivals_of(
 
 
 def judge(
-    dense: nn.Module,
+    recipe: Recipe,
     graph: FilterGraph,
     scores: FilterScores,
     rescore: Callable[[FilterMoments], FilterScores],
-    calibration: Images,
     validation: Images,
 ) -> AgreementSummary | None:
     """How far the importances rank the units as ablation does, on a sample that costs little beside a run.
@@ -115,11 +113,10 @@ def judge(
     1,000. Two halves of the images are ablated on their own: how far they agree says how much of it is noise.
 
     Args:
-        dense: The network before.
+        recipe: The network before, and the calibration images; the importances of two halves of them are compared.
         graph: From `trace`.
         scores: The causal arm's.
         rescore: The same scores from other moments.
-        calibration: Calibration images; the importances of two halves of them are compared.
         validation: Validation images.
 
     Returns:
@@ -131,7 +128,7 @@ def judge(
         return None
     images = min(MOST_IMAGES, max(64, INTERVENTIONS // count))
     halves = [
-        ablate(dense, graph, held_out(Subset(validation, part), images // 2), units=units)
+        ablate(recipe.dense, graph, held_out(Subset(validation, part), images // 2), units=units)
         for start in (0, 1)
         if (part := range(start, len(validation), 2))  # type: ignore[arg-type]
     ]
@@ -140,8 +137,8 @@ def judge(
     if len(halves) == 2:
         reliability = median_agreement(spearman_by_group(halves[0].rise, halves[1].rise))
     stable = None
-    if scores.method not in WITH_LABELS and len(calibration) >= 4:  # type: ignore[arg-type]
-        stable = _stability(dense, graph, rescore, calibration)
+    if scores.method not in WITH_LABELS and len(recipe.calibration) >= 4:  # type: ignore[arg-type]
+        stable = _stability(recipe, graph, rescore)
     return AgreementSummary(
         method=scores.method,
         versus="ablation",
@@ -155,16 +152,16 @@ def judge(
 
 
 def _stability(
-    dense: nn.Module,
-    graph: FilterGraph,
-    rescore: Callable[[FilterMoments], FilterScores],
-    calibration: Images,
+    recipe: Recipe, graph: FilterGraph, rescore: Callable[[FilterMoments], FilterScores]
 ) -> float | None:
-    size = len(calibration)  # type: ignore[arg-type]
-    halves = (Subset(calibration, range(start, size, 2)) for start in (0, 1))
+    size = len(recipe.calibration)  # type: ignore[arg-type]
+    halves = (Subset(recipe.calibration, range(start, size, 2)) for start in (0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that images are few was said of the whole
-        first, second = (rescore(observe(dense, graph, loader(half))) for half in halves)
+        first, second = (
+            rescore(observe(recipe.dense, graph, loader(half), max_memory=recipe.max_memory))
+            for half in halves
+        )
     return median_agreement(spearman_by_group(first.groups, second.groups))
 
 

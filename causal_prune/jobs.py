@@ -83,6 +83,7 @@ def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
         align=settings.align,
         freeze=settings.freeze,
         compensation=COMPENSATION[settings.compensate],
+        max_memory=settings.max_memory,
         epochs=_epochs(settings),
         distill=settings.distill,
         arms=settings.arms,
@@ -115,7 +116,7 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[Layer]]:
         raise InputError("--dry-run: cannot tell --keep-latency without exporting; give --keep-macs")
     model, data = _dense(settings)
     graph = trace(model, _example(data), freeze=settings.freeze)
-    moments = observe(model, graph, loader(data.calibration))
+    moments = observe(model, graph, loader(data.calibration), max_memory=settings.max_memory)
     scores = score(
         graph,
         moments,

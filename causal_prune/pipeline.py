@@ -101,6 +101,7 @@ def compress(
     align: int | Literal["auto"] = "auto",
     freeze: Sequence[str] = (),
     compensation: Method = "least_squares",
+    max_memory: int | None = None,
     epochs: int = 0,
     lr: float = 0.01,
     distill: bool = True,
@@ -130,6 +131,8 @@ def compress(
         align: Widths are multiples of this where a layer is wide enough; "auto" reads the machine.
         freeze: Names of layers or modules that must not be cut.
         compensation: How the cut network is repaired without labels (see `compensate`).
+        max_memory: Bytes that statistics and the repair may take; None for half of what is free. Where it is short,
+            patches are reduced to channels and fewer images are used, with a warning.
         epochs: Epochs of fine-tuning, at least 0.
         lr: Highest learning rate of the fine-tuning, > 0.
         distill: Whether the dense network teaches.
@@ -175,11 +178,12 @@ def compress(
         distill,
         seed,
         device,
+        max_memory,
     )
     with _workplace(out, force) as folder:
         with status("trace"):
             graph = trace(dense, recipe.example, freeze=freeze)
-        moments = observe(dense, graph, loader(data.calibration))
+        moments = observe(dense, graph, loader(data.calibration), max_memory=max_memory)
         rescore = partial(
             score,
             graph,
@@ -212,7 +216,7 @@ def compress(
             planned,
             scores,
             curve=share_curve(recipe, data.validation, graph, scores, rivals, mode),
-            agreement=judge(dense, graph, scores, rescore, data.calibration, data.validation),
+            agreement=judge(recipe, graph, scores, rescore, data.validation),
             asked={
                 "command": command,
                 "title": title or type(model).__name__,

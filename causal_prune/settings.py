@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from causal_prune.errors import InputError
@@ -108,6 +108,9 @@ class RunSettings(BaseModel):
     )
     calibration_images: Annotated[Whole, Field(ge=1)] = Field(
         default=2048, description="a whole number of at least 1"
+    )
+    max_memory: Annotated[ByteSize, BeforeValidator(_no_bool), Field(gt=0)] | None = Field(
+        default=None, description="a number of bytes above 0, such as 4GB or 512MiB"
     )
     epochs: Annotated[Whole, Field(ge=0)] | None = Field(
         default=None, description="a whole number of at least 0"

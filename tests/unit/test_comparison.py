@@ -164,7 +164,7 @@ def test_the_judge_is_ablation_of_some_units_on_validation_images(recipe: Recipe
     def rescore(moments: FilterMoments) -> FilterScores:
         return score(graph, moments)
 
-    found = judge(recipe.dense, graph, scores, rescore, recipe.calibration, random_images(40, 9))
+    found = judge(recipe, graph, scores, rescore, random_images(40, 9))
     labelled = random_images(40, 9).tensors
     chosen = [2 * (k * 20 // 18) + start for start in (0, 1) for k in range(18)]
     units = spread_units({"0": 10, "3": 20}, 16)
@@ -189,4 +189,4 @@ def test_the_judge_is_ablation_of_some_units_on_validation_images(recipe: Recipe
 def test_ablation_is_not_judged_by_itself(recipe: Recipe, known) -> None:
     graph, _, scores = known
     own = replace(scores, method="ablation")
-    assert judge(recipe.dense, graph, own, lambda moments: own, recipe.calibration, recipe.train) is None
+    assert judge(recipe, graph, own, lambda moments: own, recipe.train) is None

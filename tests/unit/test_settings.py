@@ -40,6 +40,7 @@ def test_flags_are_parsed() -> None:
         "freeze": ["conv1,linear", "layer1.0"],
         "arms": "causal,random",
         "align": "8",
+        "max-memory": "1.5GiB",
         "epochs": "0",
         "compensate": False,
         "json": True,
@@ -55,6 +56,7 @@ def test_flags_are_parsed() -> None:
     assert settings.freeze == ("conv1", "linear", "layer1.0")
     assert settings.arms == ("causal", "random")
     assert settings.align == 8
+    assert settings.max_memory == 1.5 * 2**30
     assert settings.epochs == 0
     assert settings.compensate == "none"
     assert settings.print_json
@@ -129,6 +131,9 @@ def test_two_targets(tmp_path: Path) -> None:
         ("freeze", 3, "--freeze: 3 is not a list of names of layers"),
         ("compensate", "maybe", "--compensate: maybe is not least-squares, batchnorm or none"),
         ("calibration-images", "0", "--calibration-images: 0 is not a whole number of at least 1"),
+        ("max-memory", "much", "--max-memory: much is not a number of bytes above 0, such as 4GB or 512MiB"),
+        ("max-memory", "0", "--max-memory: 0 is not a number of bytes above 0, such as 4GB or 512MiB"),
+        ("max-memory", True, "--max-memory: True is not a number of bytes above 0, such as 4GB or 512MiB"),
         ("epochs", "2.5", "--epochs: 2.5 is not a whole number of at least 0"),
         ("epochs", True, "--epochs: True is not a whole number of at least 0"),
         ("arms", "causal,best", "--arms: causal,best is not a list of causal, random and magnitude"),
