@@ -49,7 +49,8 @@ def zero(
         plan: From `plan`.
         where: "filters" sets the weights and biases of the dropped filters to 0, as documented; what follows
             still emits a constant through its batch norm (b - g * mean / sigma). "consumers" sets the weights
-            that read the dropped channels to 0, which computes exactly what `remove` computes.
+            that read the dropped channels to 0, which computes exactly what `remove` computes, unless a layer
+            normalises over channels (GroupNorm, LayerNorm): those that are silent still count there.
 
     Returns:
         A copy of the same shapes.
