@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from causal_prune.report.report import Arm, Curve, LatencySummary, Report
-from causal_prune.report.wording import conditions, plural
+from causal_prune.report.wording import conditions, correlation, plural
 
 # Okabe and Ito's palette: told apart by readers with any common kind of colour vision
 INK, MUTED, MIDDLE, FAINT = "#1f2933", "#66717c", "#9aa5b1", "#dde2e7"
@@ -356,7 +356,7 @@ def agreement_by_group(report: Report) -> tuple[Figure | None, str]:
     undefined = f" {plural(hidden, 'group')} without a defined correlation left out." if hidden else ""
     return figure, (
         f"How far “{agreement.method}” ranks the units of each group as {agreement.versus} does: +1 the same order, "
-        f"0 unrelated, −1 reversed; median {agreement.median:+.2f}.{undefined}"
+        f"0 unrelated, −1 reversed; median {correlation(agreement.median)}.{undefined}"
     )
 
 

@@ -45,6 +45,18 @@ def signed(difference: float, digits: int = 2) -> str:
     return ("+" if difference > 0 else "−") + number
 
 
+def correlation(rho: float) -> str:
+    """Write a rank correlation.
+
+    Args:
+        rho: -1..1.
+
+    Returns:
+        For example "+0.48" or "−0.02".
+    """
+    return f"{rho:+.2f}".replace("-", "−")
+
+
 def points(difference: float | None) -> str:
     """Write a difference of shares in percentage points.
 
@@ -392,15 +404,15 @@ def describe_agreement(report: Report) -> str:
     if agreement.stability is not None:
         stable = (
             f" From two halves of the calibration images the importances agree with each other by "
-            f"{agreement.stability:+.2f}."
+            f"{correlation(agreement.stability)}."
         )
     if agreement.reliability is not None:
         noise = (
             f" From two halves of the validation images ablation agrees with itself by "
-            f"{agreement.reliability:+.2f}; where this is near 0, so few images tell little about any method."
+            f"{correlation(agreement.reliability)}; where this is near 0, so few images tell little about any method."
         )
     return (
         f"Spearman rank correlation of “{agreement.method}” with {agreement.versus}, median over "
-        f"{plural(len(agreement.spearman_by_group), 'group')}: {agreement.median:+.2f} "
-        f"(+1 the same order, 0 unrelated, -1 reversed).{sample}{noise}{stable}"
+        f"{plural(len(agreement.spearman_by_group), 'group')}: {correlation(agreement.median)} "
+        f"(+1 the same order, 0 unrelated, −1 reversed).{sample}{noise}{stable}"
     )
