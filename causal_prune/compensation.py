@@ -14,7 +14,7 @@ from causal_prune.batches import attempt, copied, device_of, seeded
 from causal_prune.batchnorm_statistics import check_same_task, numbered, reestimate, warn
 from causal_prune.cut_record import recorded_cuts
 from causal_prune.errors import InputError
-from causal_prune.free_memory import default_memory
+from causal_prune.free_memory import allowed_memory
 from causal_prune.layer_repair import LayerRepair, Repairer
 from causal_prune.lockstep import Pair, Stream, stopping
 from causal_prune.output_paths import OutputPaths, output_paths
@@ -165,14 +165,10 @@ def repair(
         return Compensated(copied(pruned), ())
     if method == "batchnorm":
         return Compensated(reestimate(pruned, dense, calibration, device=device, label=label), ())
-    if max_memory is not None and max_memory <= 0:
-        raise InputError(
-            f"compensate: max_memory: {max_memory} bytes hold nothing; give more, or None for half of what is free"
-        )
+    limit = allowed_memory(max_memory, torch.device(device))
     repaired, reference = copied(pruned), copied(dense)
     repaired.to(device).eval()
     reference.to(device).eval()
-    limit = default_memory(torch.device(device)) if max_memory is None else max_memory
     with seeded(seed, device), torch.no_grad():
         layers = _refit(repaired, reference, calibration, seed, limit, device, label)
     for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from causal_prune.batches import Inputs, attempt, call, device_of, inputs_of, modes_kept, moved, tensors_in
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
-from causal_prune.free_memory import default_memory
+from causal_prune.free_memory import allowed_memory
 from causal_prune.moments import Moments, merge, moments_of
 from causal_prune.norm_moments import FeatureMoments, NormFamilies
 from causal_prune.output_effects import OutputEffects
@@ -85,11 +85,7 @@ def observe(
         product of its patches with themselves at no more than 64 positions of an image; memory for one matrix of
         patch by patch per consumer, whatever the number of images.
     """
-    if max_memory is not None and max_memory <= 0:
-        raise InputError(
-            f"max_memory: {max_memory} bytes hold nothing; give more, or None for half of what is free"
-        )
-    limit = smallest(max_memory if max_memory is not None else default_memory(device_of(model)))
+    limit = smallest(allowed_memory(max_memory, device_of(model)))
     collector = _Collector(model, graph, limit)
     for note in collector.notes:
         warnings.warn(note, UserWarning, stacklevel=2)

@@ -5,7 +5,31 @@ from pathlib import Path
 
 import torch
 
+from causal_prune.errors import InputError
+
 MEMINFO = Path("/proc/meminfo")
+
+
+def allowed_memory(max_memory: int | None, device: torch.device) -> int:
+    """What a caller's limit allows.
+
+    Args:
+        max_memory: Bytes; None for half of what is free.
+        device: Where the memory is needed.
+
+    Returns:
+        Bytes, at least 1.
+
+    Raises:
+        InputError: If the limit is not positive.
+    """
+    if max_memory is None:
+        return default_memory(device)
+    if max_memory <= 0:
+        raise InputError(
+            f"max_memory: {max_memory} bytes hold nothing; give more, or None for half of what is free"
+        )
+    return max_memory
 
 
 def default_memory(device: torch.device) -> int:

@@ -62,6 +62,20 @@ def margins(module: Any, extent: Sequence[int], shape: Sequence[int]) -> list[in
     return [amount for pair in reversed(pairs) for amount in pair]
 
 
+def padded_shape(module: Any, extent: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """Size of what `padded` returns along each axis of space.
+
+    Args:
+        module: A convolution of any rank, transposed or not.
+        extent: Size of its output along each axis of space.
+        shape: Size of its input along each axis of space.
+
+    Returns:
+        The size with margins.
+    """
+    return _widened(spread_shape(module, shape), margins(module, extent, shape))
+
+
 def spread_shape(module: Any, shape: Sequence[int]) -> list[int]:
     """Size of the input along each axis of space, with the zeros that a transposed convolution puts between pixels.
 
@@ -90,10 +104,13 @@ def stride_of(module: Any) -> tuple[int, ...]:
 
 
 def _extent(module: Any, around: Sequence[int], shape: Sequence[int]) -> list[int]:
-    pairs = list(zip(around[::2], around[1::2], strict=True))[::-1]
     return [
-        (n + sum(pair) - d * (k - 1) - 1) // s + 1
-        for n, pair, k, s, d in zip(
-            shape, pairs, module.kernel_size, module.stride, module.dilation, strict=True
+        (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(
+            _widened(shape, around), module.kernel_size, module.stride, module.dilation, strict=True
         )
     ]
+
+
+def _widened(shape: Sequence[int], around: Sequence[int]) -> list[int]:
+    return [n + a + b for n, a, b in zip(shape, around[-2::-2], around[-1::-2], strict=True)]

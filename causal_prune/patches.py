@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from causal_prune.padding import margins, padded, spread_shape, stride_of
+from causal_prune.padding import padded, padded_shape, stride_of
 
 CHUNK_BYTES = 4_000_000
 """Rows are made in chunks of about this size, so that they are still in the cache when they are centred and multiplied;
@@ -112,9 +112,7 @@ def images_at_once(numbers: int, patch: int = 1) -> int:
 def _pixels(module: Any, shape: tuple[int, ...], extent: tuple[int, ...], patch: int) -> Tensor:
     """For every position that is read and every tap the flat index of the padded pixel that they meet at."""
     rank = len(extent)
-    around = margins(module, extent, shape)
-    pairs = list(zip(around[::2], around[1::2], strict=True))[::-1]
-    sizes = [n + sum(pair) for n, pair in zip(spread_shape(module, shape), pairs, strict=True)]
+    sizes = padded_shape(module, extent, shape)
     taps = torch.tensor(list(product(*map(range, module.kernel_size)))).reshape(-1, rank)
     if module.transposed:
         taps = taps.flip(0)

@@ -8,7 +8,7 @@ The checkpoints were trained on all 50,000 training images, which are memorised 
 A single unit moves the loss by less than its standard error over 1,000 images: the line on the judge with itself says
 how much of what it finds is more than noise. Nothing is chosen by these tables. Statistics without labels come from
 training images. --units N ablates at most N units of a group. With --partial FOLDER an interrupted ablation goes on
-where it stopped. --once does not score two halves of the data as well, which takes a third of the time.
+where it stopped. --once does not score two halves of the data as well: a third of the time.
 """
 
 import argparse

@@ -159,6 +159,29 @@ def test_default_folder_is_named_after_the_model(cli, short, no_export, tmp_path
     verify(tmp_path / "export" / "net")
 
 
+def test_the_memory_limit_reaches_the_statistics_and_the_repair(
+    cli, short, brief_timing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: set[tuple[str, object]] = set()
+
+    def note(room: str, verb: str) -> None:
+        module = importlib.import_module(f"causal_prune.{room}")
+        original = getattr(module, verb)
+
+        def noted(*args, **options):
+            given.add((room, options["max_memory"]))
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, verb, noted)
+
+    for room in ("jobs", "pipeline", "comparison"):
+        note(room, "observe")
+    note("arms", "repair")
+    assert cli(*short, "--max-memory", "1GB", "--dry-run").code == 0
+    assert cli(*short, "--max-memory", "1GB", "--arms", "causal").code == 0
+    assert given == {(room, 10**9) for room in ("jobs", "pipeline", "comparison", "arms")}
+
+
 def test_dry_run_writes_nothing_and_says_what_would_go(cli, short, files, tmp_path: Path) -> None:
     done = cli(*short, "--dry-run")
     assert (done.code, done.err) == (0, "")
