@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from causal_prune import filter_moments, scale_out
+from causal_prune import free_memory, scale_out
 from causal_prune.errors import CausalPruneError, InputError
 from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
@@ -141,13 +141,11 @@ def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:the documented score is not available", "ignore:.* is read as channels")
 def test_the_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from causal_prune.free_memory import default_memory
-
-    alone = default_memory(torch.device("cpu"))
+    alone = free_memory.default_memory(torch.device("cpu"))
     monkeypatch.setitem(os.environ, "LOCAL_WORLD_SIZE", "4")
-    shared = default_memory(torch.device("cpu"))
+    shared = free_memory.default_memory(torch.device("cpu"))
     assert 0 < shared < alone and shared == pytest.approx(alone / 4, rel=0.5)
-    monkeypatch.setattr(filter_moments, "default_memory", lambda device: 1)
+    monkeypatch.setattr(free_memory, "default_memory", lambda device: 1)
     net, images = network()
     with pytest.warns(UserWarning, match="more than the 0 MB that max_memory leaves"):
         assert observe(net, trace(net, images[:1]), [images]).notes
