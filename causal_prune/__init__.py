@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from causal_prune.channel_removal import load, remove, zero
     from causal_prune.compensation import compensate
-    from causal_prune.errors import CausalPruneError, InputError, ParityError, TargetError
+    from causal_prune.errors import (
+        CausalPruneError,
+        CausalPruneWarning,
+        InputError,
+        ParityError,
+        TargetError,
+    )
     from causal_prune.explainer import CausalCNNExplainer
     from causal_prune.filter_graph import FilterGraph, trace
     from causal_prune.filter_moments import FilterMoments, observe
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CausalCNNExplainer",
     "CausalPruneError",
+    "CausalPruneWarning",
     "Compressed",
     "Data",
     "FilterGraph",
@@ -44,7 +51,7 @@ __all__ = [
 _HOMES = {
     "channel_removal": ("load", "remove", "zero"),
     "compensation": ("compensate",),
-    "errors": ("CausalPruneError", "InputError", "ParityError", "TargetError"),
+    "errors": ("CausalPruneError", "CausalPruneWarning", "InputError", "ParityError", "TargetError"),
     "explainer": ("CausalCNNExplainer",),
     "filter_graph": ("FilterGraph", "trace"),
     "filter_moments": ("FilterMoments", "observe"),

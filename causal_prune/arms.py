@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from causal_prune.batches import Inputs
+from causal_prune.batchnorm_statistics import reestimate
 from causal_prune.channel_removal import remove, zero, zero_masks
-from causal_prune.compensation import Method, compensate, repair
+from causal_prune.compensation import Method, repair
 from causal_prune.fine_tuning import fine_tune
 from causal_prune.layer_repair import LayerRepair
 from causal_prune.measure.accuracy import Accuracy, evaluate
@@ -186,14 +187,9 @@ def run_arm(
 
 def _normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") -> nn.Module:
     """The cheap repair: batch norm re-estimated and nothing else."""
-    return compensate(
-        network,
-        recipe.dense,
-        loader(recipe.calibration),
-        device=recipe.device,
-        method="none" if recipe.compensation == "none" else "batchnorm",
-        label=label,
-    )
+    if recipe.compensation == "none":
+        return network
+    return reestimate(network, recipe.dense, loader(recipe.calibration), device=recipe.device, label=label)
 
 
 def dense_arm(recipe: Recipe) -> ArmResult:

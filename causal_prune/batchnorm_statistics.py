@@ -1,7 +1,5 @@
 """Re-estimation of batch-norm statistics: the cheap repair."""
 
-import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -21,7 +19,7 @@ from causal_prune.batches import (
     seeded,
     tensors_in,
 )
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, warn
 from causal_prune.progress import track
 
 
@@ -62,17 +60,13 @@ def reestimate(
             NaN or infinite values.
 
     Warns:
-        UserWarning: If there are fewer than 2 images, every batch has one image, or a layer saw fewer than 2
-            values per channel (its statistics are kept).
+        CausalPruneWarning: If there are fewer than 2 images, every batch has one image, or a layer saw fewer than
+            2 values per channel (its statistics are kept).
 
     Cost: one forward pass over the calibration set; memory of two vectors per batch norm.
     """
     repaired = copied(pruned)
-    norms = {
-        name: module
-        for name, module in repaired.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None
-    }
+    norms = normalisations(repaired)
     if not norms:
         return repaired
     with seeded(0, device), torch.no_grad(), modes_kept(repaired):
@@ -81,6 +75,22 @@ def reestimate(
     for name, statistics in pooled.items():
         _write(statistics, name)
     return repaired.to(device_of(pruned))
+
+
+def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norms that keep running statistics.
+
+    Args:
+        model: The network.
+
+    Returns:
+        Layers by name; empty for a network without.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None
+    }
 
 
 class _Pooled:
@@ -176,11 +186,11 @@ def _observe(
     if not sizes:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
     if sum(sizes) < 2:
-        warn("calibration has 1 image, and batch-norm statistics need at least 2")
+        warn("compensate: calibration has 1 image, and batch-norm statistics need at least 2")
     elif max(sizes) < 2:
         warn(
-            f"calibration has {sum(sizes)} images in batches of 1, so that deeper batch norms see every image "
-            "normalised by itself: give batches of 32 or more"
+            f"compensate: calibration has {sum(sizes)} images in batches of 1, so that deeper batch norms see "
+            "every image normalised by itself: give batches of 32 or more"
         )
     return pooled
 
@@ -248,7 +258,8 @@ def _write(statistics: _Pooled, name: str) -> None:
         )
     if count < 2:
         warn(
-            f"batch norm {name!r} saw 1 value per channel, and a variance needs at least 2: its statistics are kept"
+            f"compensate: batch norm {name!r} saw 1 value per channel, and a variance needs at least 2: "
+            "its statistics are kept"
         )
         return
     assert norm.running_mean is not None
@@ -257,15 +268,3 @@ def _write(statistics: _Pooled, name: str) -> None:
     norm.running_var.copy_(statistics.squares / (count - 1))
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.fill_(statistics.batches)
-
-
-def warn(text: str) -> None:
-    """Warn at the line outside this package that led here.
-
-    Args:
-        text: What is the matter.
-    """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("causal_prune."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"compensate: {text}", UserWarning, stacklevel=level)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from causal_prune.errors import CausalPruneError, InputError
+from causal_prune.errors import CausalPruneError, CausalPruneWarning, InputError
 
 if TYPE_CHECKING:
     from causal_prune.pipeline import Compressed
@@ -314,15 +314,17 @@ def _print_summary(result: "Compressed") -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Print this package's warnings as one line each; those of libraries are not the user's to mend."""
+    """Print this package's warnings, each once, as one line; those of libraries are not the user's to mend."""
+    said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if category is UserWarning:
+        if issubclass(category, CausalPruneWarning) and str(message) not in said:
+            said.add(str(message))
             typer.echo(f"causal-prune: warning: {message}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", category=UserWarning, module="causal_prune")
+        warnings.simplefilter("always", CausalPruneWarning)
         warnings.showwarning = show
         yield
 

@@ -18,7 +18,7 @@ from causal_prune.arms import (
     loader,
     run_arm,
 )
-from causal_prune.errors import InputError
+from causal_prune.errors import CausalPruneWarning, InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import WITH_LABELS, FilterScores, score
@@ -157,7 +157,7 @@ def _stability(
     size = len(recipe.calibration)  # type: ignore[arg-type]
     halves = (Subset(recipe.calibration, range(start, size, 2)) for start in (0, 1))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that images are few was said of the whole
+        warnings.simplefilter("ignore", CausalPruneWarning)  # that images are few was said of the whole
         first, second = (
             rescore(observe(recipe.dense, graph, loader(half), max_memory=recipe.max_memory))
             for half in halves

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from causal_prune.batches import attempt, copied, device_of, seeded
-from causal_prune.batchnorm_statistics import check_same_task, numbered, reestimate, warn
+from causal_prune.batchnorm_statistics import check_same_task, normalisations, numbered, reestimate
 from causal_prune.cut_record import recorded_cuts
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, warn
 from causal_prune.free_memory import allowed_memory
 from causal_prune.layer_repair import LayerRepair, Repairer
 from causal_prune.lockstep import Pair, Stream, stopping
@@ -100,7 +100,8 @@ def compensate(
             an image or an activation is NaN or infinite, `max_memory` is not positive, or it is not known what was cut.
 
     Warns:
-        UserWarning: If there are fewer images than can be held out, or a layer has fewer rows of data than weights.
+        CausalPruneWarning: If there are fewer images than can be held out, a layer has fewer rows of data than
+            weights, or "batchnorm" finds no batch norm with running statistics.
 
     Cost: for least squares about a dozen passes of the dense network over the images (`make bench-compensation` tells
         for some networks); memory of the activations of all images at one layer of both networks. `repair` also
@@ -164,6 +165,11 @@ def repair(
     if method == "none":
         return Compensated(copied(pruned), ())
     if method == "batchnorm":
+        if not normalisations(pruned):
+            warn(
+                "compensate: the network has no batch norm with running statistics, so that "
+                "method='batchnorm' changes nothing"
+            )
         return Compensated(reestimate(pruned, dense, calibration, device=device, label=label), ())
     limit = allowed_memory(max_memory, torch.device(device))
     repaired, reference = copied(pruned), copied(dense)
@@ -176,7 +182,7 @@ def repair(
     remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]
     if remarks:
         more = f" (and {len(remarks) - 1} further layers)" if len(remarks) > 1 else ""
-        warn(f"{remarks[0]}{more}")
+        warn(f"compensate: {remarks[0]}{more}")
     return Compensated(repaired.to(device_of(pruned)), tuple(layers))
 
 
@@ -198,7 +204,8 @@ def _refit(
     parts = list(_parts(batches))
     if not any(held_out for _, held_out in parts):
         warn(
-            f"calibration has no batch of {HELD_OUT} images to hold some out: refits are judged by what they fit"
+            f"compensate: calibration has no batch of {HELD_OUT} images to hold some out: refits are "
+            "judged by what they fit"
         )
     with ExitStack() as stack:
         stack.enter_context(stopping(pruned, paths))
@@ -274,8 +281,8 @@ def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> 
     if sizes[0] > allowed:
         chosen = [_sliced(batches[0], slice(0, max(1, allowed)))]
     warn(
-        f"{max_memory / 2**20:,.0f} MiB hold the activations of {allowed} of {sum(sizes)} calibration images: "
-        "the others are not used"
+        f"compensate: {max_memory / 2**20:,.0f} MiB hold the activations of {allowed} of {sum(sizes)} calibration "
+        "images: the others are not used"
     )
     return chosen
 

@@ -1,4 +1,7 @@
-"""The errors of the package: one base class and the kinds that the exit codes tell apart."""
+"""The errors of the package: one base class and the kinds that the exit codes tell apart. And its warnings."""
+
+import sys
+import warnings
 
 
 class CausalPruneError(Exception):
@@ -23,3 +26,19 @@ class ParityError(CausalPruneError):
     """An exported network does not compute what the network that it came from computes."""
 
     exit_code = 1
+
+
+class CausalPruneWarning(UserWarning):
+    """A result that is right but poorer than it could be; the text names what was missing."""
+
+
+def warn(text: str) -> None:
+    """Warn at the line outside this package that led here.
+
+    Args:
+        text: What is the matter, with the name of the function that says so.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("causal_prune."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, CausalPruneWarning, stacklevel=level)

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypedDict
-from warnings import warn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from causal_prune.batches import call, copied, device_of, modes_kept
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, warn
 from causal_prune.explainer_features import Array, Heatmap, collect, frobenius_norm, heatmap, outputs_seen
 from causal_prune.filter_graph import FilterGraph, Layer
 from causal_prune.filter_moments import FeatureMoments, FilterMoments, moments_of
@@ -129,7 +128,7 @@ class CausalCNNExplainer:
             )
         for index, (name, _) in enumerate(self.conv_layers):
             if index not in self.filter_outputs:
-                warn(f"{name} never ran; it is left out of the chain", stacklevel=2)
+                warn(f"{name} never ran; it is left out of the chain")
         self.dag = self._chain(list(self.filter_outputs))
         self.parent_outputs = {
             index: self.filter_outputs[node["parents"][0]]

@@ -1,6 +1,5 @@
 """Streaming statistics of a network: all that the scores need, in memory independent of the number of images."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from causal_prune.batches import Inputs, attempt, call, device_of, inputs_of, modes_kept, moved, tensors_in
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, warn
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.free_memory import allowed_memory
 from causal_prune.moments import Moments, merge, moments_of
@@ -88,7 +87,7 @@ def observe(
     limit = smallest(allowed_memory(max_memory, device_of(model)))
     collector = _Collector(model, graph, limit)
     for note in collector.notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warn(note)
     error: Exception | None = None
     try:
         collector.run(calibration)

@@ -171,7 +171,8 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
         example = _example(load_data(settings.data, seed=settings.seed))
     else:
         raise InputError(
-            "--input-shape: is missing; give the channels,height,width of an image, such as 3,224,224"
+            "--input-shape: is missing; give the channels,height,width of an image, such as 3,224,224, "
+            "or --data, whose images have one"
         )
     return trace(model, example, freeze=settings.freeze)
 

@@ -71,7 +71,7 @@ def score(
         InputError: If the method is unknown, or lacks the network or the images that it needs.
     """
     if method not in METHODS:
-        raise InputError(f"--importance: {method!r} is not one of {', '.join(METHODS)}")
+        raise InputError(f"score: method {method!r} is not one of {', '.join(METHODS)}")
     return METHODS[method](
         graph, moments, parents=parents or "graph", seed=seed, model=model, labelled=labelled
     )

@@ -1,11 +1,9 @@
 """The documented causal score: linear structural equations between the filters' Frobenius norms (applybn 0.1.4)."""
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, warn
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FeatureMoments, FilterMoments
 from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_filters
@@ -61,10 +59,9 @@ def score(
             continue
         widths = [graph.layers[name].filters for name in sources]
         if moments.images <= sum(widths):
-            warnings.warn(
+            warn(
                 f"{moments.images} images cannot determine the equations of {child}, which has "
-                f"{sum(widths)} parents; the minimum-norm solution is used",
-                stacklevel=3,
+                f"{sum(widths)} parents; the minimum-norm solution is used"
             )
         coefficients = _coefficients(graph, joint, sources, child)
         for name, part in zip(sources, coefficients.abs().sum(dim=1).split(widths), strict=True):

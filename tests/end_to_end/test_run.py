@@ -374,3 +374,11 @@ def test_public_resnet20_as_in_the_readme(tmp_path: Path) -> None:
     assert 0.49 < report["target"]["achieved"] <= 0.5
     assert report["comparison"]["mean_difference"] > 0
     assert any("shortcut" in note for note in report["notes"])
+
+
+def test_what_the_repair_warns_of_is_one_line_on_stderr(cli, world, brief_timing: None) -> None:
+    done = cli(*world.run, "--epochs", "0", "--calibration-images", "1", "--out", "net")
+    assert done.code == 0, done.err
+    lines = [line for line in done.err.splitlines() if line.startswith("causal-prune: warning: compensate: ")]
+    assert any("no batch of 8 images to hold some out" in line for line in lines), done.err
+    assert len(lines) == len(set(lines)), done.err

@@ -397,6 +397,13 @@ def test_methods_are_told_apart() -> None:
         compensate(small, net, [draw(8, 1)], method="ridge")
 
 
+def test_batchnorm_alone_says_so_where_there_is_no_batch_norm() -> None:
+    bare = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    cut = remove(bare, half(bare, torch.zeros(1, 3, 7, 7))[1])
+    with pytest.warns(UserWarning, match="no batch norm with running statistics, so that method='batchnorm'"):
+        assert same(state(compensate(cut, bare, [torch.ones(2, 3, 7, 7)], method="batchnorm")), state(cut))
+
+
 def test_bad_calibration_is_named() -> None:
     net, draw = case("residual")
     small = remove(net, half(net, draw(2, 0))[1])

@@ -132,7 +132,7 @@ def test_scores_follow_a_permutation_of_filters(traced, layer: str, parents: str
 
 def test_an_unknown_method_is_refused_with_the_known_ones(traced) -> None:
     known = ", ".join(METHODS)
-    with pytest.raises(InputError, match=f"'l1' is not one of {known}"):
+    with pytest.raises(InputError, match=f"^score: method 'l1' is not one of {known}"):
         score(traced.graph, traced.moments, method="l1")
 
 
