@@ -373,7 +373,8 @@ def test_public_resnet20_as_in_the_readme(tmp_path: Path) -> None:
     assert report["parity"]["passed"]
     assert 0.49 < report["target"]["achieved"] <= 0.5
     assert report["comparison"]["mean_difference"] > 0
-    assert any("shortcut" in note for note in report["notes"])
+    assert report["arms"][0]["accuracy"] >= 0.865
+    assert [layer["name"] for layer in report["layers"] if layer["frozen"]] == ["linear"]
 
 
 def test_what_the_repair_warns_of_is_one_line_on_stderr(cli, world, brief_timing: None) -> None:
