@@ -19,7 +19,7 @@ STEPS = {
     "check the model": "causal_prune.jobs.check_fits",
     "observe": "causal_prune.pipeline.observe",
     "score": "causal_prune.pipeline.score",
-    "compensate": "causal_prune.arms.compensate",
+    "compensate": "causal_prune.arms.repair",
     "fine-tune": "causal_prune.arms.fine_tune",
     "test": "causal_prune.arms.evaluate",
     "export": "causal_prune.comparison.export_onnx",
