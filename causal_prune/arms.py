@@ -162,7 +162,9 @@ def run_arm(
         label=f"{label}: compensate",
     )
     stations = {"cut": after_cut, "compensation": compensated.model}
-    if recipe.compensation != "none":
+    if recipe.compensation == "batchnorm":
+        stations["batchnorm"] = compensated.model
+    elif recipe.compensation == "least_squares":
         stations["batchnorm"] = _normalised(recipe, after_cut, f"{label}: batch norm")
     tuned = fine_tune(
         compensated.model,

@@ -1,4 +1,4 @@
-"""The errors of the package: one base class and the kinds that the exit codes tell apart. And its warnings."""
+"""The errors of the package: one base class and the kinds that the exit codes tell apart; and the warnings."""
 
 import sys
 import warnings
@@ -36,7 +36,7 @@ def warn(text: str) -> None:
     """Warn at the line outside this package that led here.
 
     Args:
-        text: What is the matter, with the name of the function that says so.
+        text: What is the matter.
     """
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("causal_prune."):

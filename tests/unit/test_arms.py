@@ -118,6 +118,14 @@ def test_without_repair_and_tuning_the_stages_are_equal(recipe: Recipe) -> None:
     assert not recipe.train.fetched
 
 
+def test_batch_norm_is_estimated_once_where_that_is_the_repair(recipe: Recipe) -> None:
+    cheap = replace(recipe, compensation="batchnorm", epochs=0)
+    arm = run_arm(cheap, planned(recipe.dense), name="causal", importance="test", seed=None, mode="remove")
+    assert recipe.calibration.fetched == Counter(range(30))
+    assert arm.stages.keys() == {"cut", "batchnorm", "compensation", "end"}
+    assert arm.stages["batchnorm"].predictions_sha256 == arm.stages["compensation"].predictions_sha256
+
+
 def test_the_teacher_makes_a_difference(recipe: Recipe) -> None:
     chosen = planned(recipe.dense)
     tuned = [
