@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 import causal_prune as cp
+from causal_prune.compensation import repair
 from causal_prune.measure.latency import Latency
 from causal_prune.report.bundle import verify
 
@@ -377,9 +379,17 @@ def test_public_resnet20_as_in_the_readme(tmp_path: Path) -> None:
     assert [layer["name"] for layer in report["layers"] if layer["frozen"]] == ["linear"]
 
 
-def test_what_the_repair_warns_of_is_one_line_on_stderr(cli, world, brief_timing: None) -> None:
+def test_what_the_repair_warns_of_is_one_line_on_stderr(
+    cli, world, brief_timing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def louder(*args, **options):
+        warnings.warn("of a library", UserWarning, stacklevel=1)
+        return repair(*args, **options)
+
+    monkeypatch.setattr("causal_prune.arms.repair", louder)
     done = cli(*world.run, "--epochs", "0", "--calibration-images", "1", "--out", "net")
     assert done.code == 0, done.err
     lines = [line for line in done.err.splitlines() if line.startswith("causal-prune: warning: compensate: ")]
     assert any("no batch of 8 images to hold some out" in line for line in lines), done.err
     assert len(lines) == len(set(lines)), done.err
+    assert "of a library" not in done.err
