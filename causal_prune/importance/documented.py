@@ -81,13 +81,17 @@ def _coefficients(graph: FilterGraph, joint: FeatureMoments, sources: list[str],
     rows, columns = torch.cat([offsets[name] for name in sources]), offsets[child]
     scatter = joint.moments.scatter
     gram, cross = scatter[rows][:, rows], scatter[rows][:, columns]
+    # centred rows span one dimension less than there are; what rounding leaves beyond that is no variance
+    rank = min(joint.moments.count - 1, len(gram))
     factor, failed = torch.linalg.cholesky_ex(gram)
     pivots = factor.diagonal().square()
-    if not failed and pivots.min() > pivots.max() * len(pivots) * torch.finfo(torch.float64).eps:
+    regular = pivots.min() > pivots.max() * len(pivots) * torch.finfo(torch.float64).eps
+    if rank == len(gram) and not failed and regular:
         return torch.cholesky_solve(cross, factor)
     values, vectors = torch.linalg.eigh(gram)
     # minimum-norm solution: directions without variance get no coefficient
     usable = values > values.max().clamp_min(0) * len(values) * torch.finfo(torch.float64).eps
+    usable[: len(gram) - rank] = False
     inverse = torch.where(
         usable, 1 / torch.where(usable, values, torch.ones_like(values)), torch.zeros_like(values)
     )
