@@ -14,9 +14,9 @@ from causal_prune.batches import attempt, copied, device_of, seeded
 from causal_prune.batchnorm_statistics import check_same_task, normalisations, numbered, reestimate
 from causal_prune.cut_record import recorded_cuts
 from causal_prune.errors import InputError, warn
-from causal_prune.free_memory import allowed_memory
 from causal_prune.layer_repair import LayerRepair, Repairer
 from causal_prune.lockstep import Pair, Stream, stopping
+from causal_prune.machine import allowed_memory
 from causal_prune.output_paths import OutputPaths, output_paths
 from causal_prune.progress import track
 from causal_prune.surgery import Cuts

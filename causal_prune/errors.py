@@ -42,3 +42,33 @@ def warn(text: str) -> None:
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("causal_prune."):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, CausalPruneWarning, stacklevel=level)
+
+
+LONGEST_CAUSE = 240
+
+
+def one_line(cause: BaseException) -> str:
+    """Tell an exception in one line.
+
+    Args:
+        cause: What was raised.
+
+    Returns:
+        Its kind and the first line of its text, shortened to 240 characters.
+    """
+    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    if len(text) > LONGEST_CAUSE:
+        text = text[:LONGEST_CAUSE] + "..."
+    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its class where it has none.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        One line.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

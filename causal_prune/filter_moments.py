@@ -12,14 +12,13 @@ from torch.utils._python_dispatch import _disable_current_modes
 from causal_prune.batches import Inputs, attempt, call, device_of, inputs_of, modes_kept, moved, tensors_in
 from causal_prune.errors import InputError, warn
 from causal_prune.filter_graph import FilterGraph
-from causal_prune.free_memory import allowed_memory
-from causal_prune.moments import Moments, merge, moments_of
+from causal_prune.machine import add_up, allowed_memory, fail_together, processes, smallest
+from causal_prune.moments import Moments, gather_all, merge, moments_of
 from causal_prune.norm_moments import FeatureMoments, NormFamilies
 from causal_prune.output_effects import OutputEffects
 from causal_prune.patches import flat_weight, images_at_once, rows_read
 from causal_prune.progress import track
 from causal_prune.reading import Reading, ReadMoments, readings, undetermined
-from causal_prune.scale_out import add_up, fail_together, gather_all, processes, smallest
 from causal_prune.state_flow import State, StateFlow
 
 __all__ = [

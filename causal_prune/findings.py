@@ -1,21 +1,19 @@
 """What came out of a comparison, as the report and the files of a bundle."""
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from torch import nn
 
 from causal_prune.arms import ArmResult, bundle_weights
 from causal_prune.comparison import Exported
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
+from causal_prune.machine import environment
 from causal_prune.measure.accuracy import mcnemar_exact, paired_difference
 from causal_prune.measure.latency import Latency, speedup
 from causal_prune.progress import status
@@ -218,38 +216,6 @@ def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[Layer]:
                 )
             )
     return entries
-
-
-def environment(threads: int) -> dict[str, str | int | float | bool | None]:
-    """What the numbers were made with.
-
-    Args:
-        threads: Of ONNX Runtime.
-
-    Returns:
-        Versions, processor and threads.
-    """
-    packages = ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "numpy", "causal-prune")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "cpu": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "torch_threads": torch.get_num_threads(),
-        "onnxruntime_threads": threads,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
 
 
 def _importances(scores: FilterScores) -> dict[str, tuple[float, ...]]:

@@ -1,7 +1,6 @@
 """What the commands do once their options are read: settings in, values and tables out."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +17,15 @@ from causal_prune.findings import layer_entries
 from causal_prune.fine_tuning import fine_tune
 from causal_prune.importance import METHODS, score
 from causal_prune.importance.scores import Parents
+from causal_prune.machine import alignment, check_device, one_thread
 from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.pipeline import Compressed, Data, compress
-from causal_prune.pruning_plan import Target, alignment, plan
+from causal_prune.pruning_plan import Target, plan
 from causal_prune.report.bundle import check_out
 from causal_prune.report.report import Layer
 from causal_prune.settings import RunSettings
 from causal_prune.small_cnn import small_resnet
 from causal_prune.sources import check_fits, load_data, load_model, load_weights
-from causal_prune.sources.factories import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -273,16 +272,6 @@ def _check_method(settings: RunSettings) -> None:
         raise InputError(f"--importance: {settings.importance!r} is not one of {', '.join(METHODS)}")
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as cause:  # an assertion is how torch says that it was built without CUDA
-        raise InputError(f"--device: {device} cannot be used on this machine: {one_line(cause)}") from cause
-
-
 def _parents(settings: RunSettings) -> Parents | None:
     if settings.parents is None and settings.mode == "zero":
         return "chain"
@@ -302,7 +291,7 @@ def _example(data: Data) -> torch.Tensor:
 
 def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
     """The trained network and its data, checked against each other."""
-    _check_device(settings.device)
+    check_device(settings.device)
     if settings.model is not None:
         # before the data: a name that is wrong costs no reading of images
         with seeded(settings.seed):
@@ -331,7 +320,7 @@ def _embedded(settings: RunSettings, data: Data) -> nn.Module:
     if settings.weights is not None:
         load_weights(model, settings.weights)
         return model.eval()
-    with _one_thread():
+    with one_thread():
         return fine_tune(
             model,
             loader(data.train, shuffle=True, seed=settings.seed, batch=TRAINING_BATCH),
@@ -341,14 +330,3 @@ def _embedded(settings: RunSettings, data: Data) -> nn.Module:
             device=settings.device,
             label="train the dense network",
         ).eval()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of torch: small networks train faster, and to the same bits on machines of any size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from causal_prune.machine import add_up, processes
+
 TRIANGLE = 128
 """Scatters at least this wide are accumulated in four block rows, above the diagonal only."""
 
@@ -148,3 +150,24 @@ class Gathering:
                     :, :start, start : start + step
                 ].mT
         return Moments(self.count * self.mean.shape[1], self.mean.mean(dim=1), self.scatter)
+
+
+def gather_all(gathering: Gathering) -> None:
+    """Give every process the moments of all processes' rows.
+
+    With K the mean of all rows, S_i the scatter of process i about its own mean m_i and n_i its rows,
+    sum_i (S_i + n_i (m_i - K)(m_i - K)^T) is the scatter of all rows about K. It is Chan's merge with a shift that all
+    agree on, so that one sum is enough; a process without rows adds nothing.
+
+    Args:
+        gathering: This process's moments; becomes that of all.
+    """
+    if processes() == 1:
+        return
+    own = gathering.mean * gathering.count
+    sums = add_up(torch.cat((own.new_tensor([float(gathering.count)]), own.flatten())))
+    total = int(sums[0])
+    mean = sums[1:].reshape(own.shape) / max(total, 1)
+    gathering.shift_to(mean)
+    gathering.scatter = add_up(gathering.scatter)
+    gathering.count, gathering.mean = total, mean

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from causal_prune.graph_types import FilterGraph
-from causal_prune.moments import Gathering, Moments
-from causal_prune.scale_out import gather_all
+from causal_prune.moments import Gathering, Moments, gather_all
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from causal_prune.batches import call, tensors_in
-from causal_prune.scale_out import add_up
+from causal_prune.machine import add_up
 
 ONE_IN = 8
 """Of so many images one is looked at, chosen by what it holds, so that it does not matter who reads it, or when."""

@@ -23,8 +23,9 @@ from causal_prune.findings import assemble, write_bundle
 from causal_prune.importance import score
 from causal_prune.importance.scores import Parents
 from causal_prune.latency_target import plan_latency
+from causal_prune.machine import alignment
 from causal_prune.progress import status
-from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan
+from causal_prune.pruning_plan import PruningPlan, checked_target, plan
 from causal_prune.report.bundle import staged
 from causal_prune.report.report import Report
 from causal_prune.trial_cuts import difference

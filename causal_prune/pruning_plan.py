@@ -15,6 +15,7 @@ from causal_prune.allocation import TargetKind, by_curves, equal_shares, share_k
 from causal_prune.errors import InputError, TargetError
 from causal_prune.graph_types import FilterGraph, Group
 from causal_prune.importance import FilterScores
+from causal_prune.machine import alignment
 from causal_prune.surgery import Cuts, LayerCut, ParameterCut, cuts_of
 
 PLAN_FORMAT = 1
@@ -178,25 +179,6 @@ def check_prunable(graph: FilterGraph) -> None:
     if not graph.prunable:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.frozen.items())[:3])
         raise TargetError(f"nothing can be pruned: every layer is frozen ({reasons})")
-
-
-def alignment(align: int | Literal["auto"]) -> int:
-    """The block of channels that ONNX Runtime's convolutions compute at once.
-
-    Args:
-        align: "auto" to read the machine: 16 with AVX-512, 8 with AVX2, 4 otherwise; or a number, which is returned.
-
-    Returns:
-        Number of channels.
-
-    Raises:
-        InputError: If the number is below 1.
-    """
-    if align == "auto":
-        return {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
-    if align < 1:
-        raise InputError(f"align: {align} is not at least 1")
-    return align
 
 
 def plan_widths(

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from causal_prune.moments import Gathering
+from causal_prune.machine import add_up
+from causal_prune.moments import Gathering, gather_all
 from causal_prune.patches import positions_read
-from causal_prune.scale_out import add_up, gather_all
 
 _SAME = ("detach", "alias", "clone", "contiguous", "_to_copy", "native_dropout", "lift_fresh")
 _MOVED = ("permute", "transpose", "t")

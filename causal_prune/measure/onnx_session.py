@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, first_line
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -147,15 +147,3 @@ def _merged(kind: str, a: TensorInfo, b: TensorInfo) -> TensorInfo:
     if a.type != b.type or len(a.shape) != len(b.shape) or clash:
         raise InputError(f"{kind} '{a.name}' is {a.type} {a.shape} in a, but {b.type} {b.shape} in b")
     return TensorInfo(a.name, a.type, tuple(y if x is None else x for x, y in pairs))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its class where it has none.
-
-    Args:
-        error: The exception.
-
-    Returns:
-        One line.
-    """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

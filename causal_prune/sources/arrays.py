@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from causal_prune.errors import InputError
-from causal_prune.sources.factories import nearest, one_line
+from causal_prune.errors import InputError, one_line
+from causal_prune.sources.factories import nearest
 from causal_prune.sources.images import FormOf, ImageArrays
 from causal_prune.sources.splits import (
     CUT_FROM_TRAINING,

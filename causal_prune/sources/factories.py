@@ -11,24 +11,7 @@ from types import ModuleType
 
 from torch import nn
 
-from causal_prune.errors import InputError
-
-LONGEST_CAUSE = 240
-
-
-def one_line(cause: BaseException) -> str:
-    """Tell an exception in one line.
-
-    Args:
-        cause: What was raised.
-
-    Returns:
-        Its kind and the first line of its text, shortened to 240 characters.
-    """
-    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
-    if len(text) > LONGEST_CAUSE:
-        text = text[:LONGEST_CAUSE] + "..."
-    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+from causal_prune.errors import InputError, one_line
 
 
 def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, one_line
 from causal_prune.pipeline import Data
 from causal_prune.progress import track
-from causal_prune.sources.factories import one_line
 
 BATCH = 64
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from causal_prune.errors import InputError
-from causal_prune.sources.factories import call_factory, nearest, one_line
+from causal_prune.errors import InputError, one_line
+from causal_prune.sources.factories import call_factory, nearest
 
 FORMS = "torchvision:NAME, timm:NAME, path/file.py:factory or package.module:factory"
 

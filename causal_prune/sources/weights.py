@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from causal_prune.batches import fill
-from causal_prune.errors import InputError
-from causal_prune.sources.factories import one_line
+from causal_prune.errors import InputError, one_line
 
 WRAPPERS = ("state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")

@@ -9,7 +9,7 @@ from torch import nn
 from causal_prune.arms import ArmResult
 from causal_prune.comparison import Exported
 from causal_prune.filter_graph import trace
-from causal_prune.findings import arm_entries, compared, environment, layer_entries
+from causal_prune.findings import arm_entries, compared, layer_entries
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import Accuracy
 from causal_prune.measure.cost import Cost
@@ -106,19 +106,3 @@ def test_layers_show_their_widths_before_and_after_and_why_they_are_frozen() -> 
     assert (entries["2"].filters_before, entries["2"].filters_after) == (20, 12)
     assert (entries["4"].filters_before, entries["4"].filters_after) == (3, 3)
     assert entries["4"].frozen == graph.frozen["4"]
-
-
-def test_the_environment_names_versions_machine_and_threads() -> None:
-    found = environment(3)
-    assert found["onnxruntime_threads"] == 3 and found["torch_threads"] == torch.get_num_threads()
-    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert {
-        "python",
-        "onnxruntime",
-        "numpy",
-        "platform",
-        "cpu",
-        "causal-prune",
-        "torch-pruning",
-    } <= found.keys()
-    assert all(found.values())

@@ -20,7 +20,7 @@ from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.importance.scores import EliminationCurve
 from causal_prune.measure.cost import count_cost
-from causal_prune.pruning_plan import PruningPlan, alignment, checked_target, plan, plan_like, plan_widths
+from causal_prune.pruning_plan import PruningPlan, checked_target, plan, plan_like, plan_widths
 
 
 class Residual(nn.Module):
@@ -226,17 +226,11 @@ def test_two_targets_are_refused_and_none_means_half_the_macs() -> None:
     assert checked_target({"keep_macs": None, "keep_latency": 0.7}) == ("keep_latency", 0.7)
 
 
-def test_alignment_reads_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for capability, block in (("AVX512", 16), ("AVX2", 8), ("DEFAULT", 4), ("NO AVX", 4)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
-        assert alignment("auto") == block
-    assert alignment(5) == 5
+@pytest.mark.parametrize("wrong", [0, -8])
+def test_an_alignment_below_one_is_refused(wrong: int) -> None:
     _, _, graph = network("residual")
-    for wrong in (0, -8):
-        with pytest.raises(InputError, match=f"align: {wrong} is not at least 1"):
-            alignment(wrong)
-        with pytest.raises(InputError, match=f"align: {wrong} is not at least 1"):
-            plan(graph, scores_of(graph), align=wrong)
+    with pytest.raises(InputError, match=f"align: {wrong} is not at least 1"):
+        plan(graph, scores_of(graph), align=wrong)
 
 
 def test_scores_of_another_graph_are_refused() -> None:

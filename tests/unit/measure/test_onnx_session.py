@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from causal_prune.errors import InputError
-from causal_prune.measure.onnx_session import TensorInfo, first_line, open_session, random_feed, signature
+from causal_prune.errors import InputError, first_line
+from causal_prune.measure.onnx_session import TensorInfo, open_session, random_feed, signature
 
 
 def test_a_session_has_the_threads_asked_for_and_runs_on_the_cpu(write_onnx):

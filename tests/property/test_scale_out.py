@@ -1,6 +1,5 @@
 """Several processes, each with a share of the images, against one that has them all."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from causal_prune import free_memory, scale_out
-from causal_prune.errors import CausalPruneError, InputError
+from causal_prune.errors import CausalPruneError
 from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
 from causal_prune.importance import score
-from causal_prune.moments import Gathering
 
 SHARES = {"uneven": [(0, 13), (13, 40)], "one empty": [(0, 40), (40, 40)], "first empty": [(0, 0), (0, 40)]}
 
@@ -123,29 +120,3 @@ def test_a_process_that_fails_keeps_nobody_waiting(tmp_path: Path) -> None:
     texts = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
     assert texts[0] == "calibration: the output of stem is NaN or infinite in batch 1"
     assert texts[1] == "1 of 2 processes failed while they observed their images: see theirs"
-
-
-def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert scale_out.processes() == 1 and scale_out.smallest(7) == 7
-    values = torch.arange(3.0)
-    assert scale_out.add_up(values) is values
-    gathering = Gathering(1, 1, 2, torch.device("cpu"))
-    gathering.add(torch.rand(1, 5, 1, 2, dtype=torch.float64))
-    before = gathering.scatter.clone()
-    scale_out.gather_all(gathering)
-    scale_out.fail_together(None)
-    assert torch.equal(gathering.scatter, before)
-    with pytest.raises(InputError, match="mine"):
-        scale_out.fail_together(InputError("mine"))
-
-
-@pytest.mark.filterwarnings("ignore:the documented score is not available", "ignore:.* is read as channels")
-def test_the_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = free_memory.default_memory(torch.device("cpu"))
-    monkeypatch.setitem(os.environ, "LOCAL_WORLD_SIZE", "4")
-    shared = free_memory.default_memory(torch.device("cpu"))
-    assert 0 < shared < alone and shared == pytest.approx(alone / 4, rel=0.5)
-    monkeypatch.setattr(free_memory, "default_memory", lambda device: 1)
-    net, images = network()
-    with pytest.warns(UserWarning, match="more than the 0 MB that max_memory leaves"):
-        assert observe(net, trace(net, images[:1]), [images]).notes
