@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from causal_prune.batches import Inputs
 from causal_prune.batchnorm_statistics import reestimate
 from causal_prune.channel_removal import remove, zero, zero_masks
 from causal_prune.compensation import Method, repair
@@ -17,6 +16,7 @@ from causal_prune.fine_tuning import fine_tune
 from causal_prune.layer_repair import LayerRepair
 from causal_prune.measure.accuracy import Accuracy, evaluate
 from causal_prune.measure.cost import Cost, count_cost
+from causal_prune.network.running import Inputs
 from causal_prune.progress import track
 from causal_prune.pruning_plan import PruningPlan
 

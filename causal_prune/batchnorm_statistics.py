@@ -1,14 +1,15 @@
 """Re-estimation of batch-norm statistics: the cheap repair."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from causal_prune.batches import (
+from causal_prune.errors import InputError, warn
+from causal_prune.network.hooks import calls_seen
+from causal_prune.network.running import (
     Inputs,
     attempt,
     copied,
@@ -19,7 +20,6 @@ from causal_prune.batches import (
     seeded,
     tensors_in,
 )
-from causal_prune.errors import InputError, warn
 from causal_prune.progress import track
 
 
@@ -125,21 +125,15 @@ class _Pooled:
         self.count, self.batches = total, self.batches + 1
         return size
 
-    def __call__(
-        self, _norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Tensor
-    ) -> Tensor:
-        """As a forward hook: count the layer's input, and give its output as in train mode.
+    def normalised(self, values: Tensor) -> Tensor:
+        """Count what the layer reads, and normalise it as in train mode.
 
         Args:
-            _norm: The batch norm, known already.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
-            _output: Its output in eval mode, to be replaced.
+            values: The layer's input.
 
         Returns:
             The normalised input.
         """
-        values: Tensor = args[0] if args else kwargs["input"]
         weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
         if self.add(values) > 1:
             return nn.functional.batch_norm(values, None, None, weight, bias, training=True, eps=eps)
@@ -174,10 +168,7 @@ def _observe(
     """
     pooled = {name: _Pooled(norm) for name, norm in norms.items()}
     sizes: list[int] = []
-    with ExitStack() as hooks:
-        for name, module in norms.items():
-            handle = module.register_forward_hook(pooled[name], with_kwargs=True)
-            hooks.callback(handle.remove)
+    with calls_seen(norms, lambda name, _, source, __: pooled[name].normalised(source)):
         for number, inputs in numbered(track(calibration, label), device):
             outputs = attempt("compensate: the pruned network", repaired, inputs, number)
             if not sizes:

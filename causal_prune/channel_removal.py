@@ -8,9 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from causal_prune.batches import copied, fill
 from causal_prune.cut_record import record_cuts
 from causal_prune.errors import InputError
+from causal_prune.network.running import copied, fill
 from causal_prune.pruning_plan import PruningPlan
 from causal_prune.surgery import cut_network, silence_network, silencing_masks
 

@@ -7,16 +7,23 @@ from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch import nn
 
-from causal_prune.batches import attempt, copied, device_of, seeded
 from causal_prune.batchnorm_statistics import check_same_task, normalisations, numbered, reestimate
 from causal_prune.cut_record import recorded_cuts
 from causal_prune.errors import InputError, warn
 from causal_prune.layer_repair import LayerRepair, Repairer
 from causal_prune.lockstep import Pair, Stream, stopping
 from causal_prune.machine import allowed_memory
+from causal_prune.network.running import (
+    attempt,
+    copied,
+    device_of,
+    images_in,
+    joined_batches,
+    part_of,
+    seeded,
+)
 from causal_prune.output_paths import OutputPaths, output_paths
 from causal_prune.progress import track
 from causal_prune.surgery import Cuts
@@ -248,7 +255,7 @@ def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:
 
 
 def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPaths:
-    few = _sliced(inputs, slice(0, 2))
+    few = part_of(inputs, slice(0, 2))
     outputs = attempt("compensate: the pruned network", pruned, few, 1)
     check_same_task(dense, few, outputs)
     ours, theirs = output_paths(pruned, few), output_paths(dense, few)
@@ -272,14 +279,14 @@ def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPat
 
 def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> Sequence[Any]:
     """The first batches, as many as may live at once: input, output and residual of both networks at one layer."""
-    sizes = [_length(batch) for batch in batches]
+    sizes = [images_in(batch) for batch in batches]
     allowed = int(max_memory / max(LIVING * paths.widest_bytes, 1))
     if sum(sizes) <= allowed:
         return batches
     count = max(1, sum(total <= allowed for total in accumulate(sizes)))
     chosen = [*batches[:count]]
     if sizes[0] > allowed:
-        chosen = [_sliced(batches[0], slice(0, max(1, allowed)))]
+        chosen = [part_of(batches[0], slice(0, max(1, allowed)))]
     warn(
         f"compensate: {max_memory / 2**20:,.0f} MiB hold the activations of {allowed} of {sum(sizes)} calibration "
         "images: the others are not used"
@@ -291,39 +298,12 @@ def _parts(batches: Sequence[Any]) -> Iterator[tuple[Any, bool]]:
     """Every batch without each eighth image, and then those images."""
     last = []
     for batch in batches:
-        size = _length(batch)
+        size = images_in(batch)
         if size < HELD_OUT:
             yield batch, False
             continue
         chosen = torch.arange(size) % HELD_OUT == HELD_OUT - 1
-        yield _sliced(batch, ~chosen), False
-        last.append(_sliced(batch, chosen))
+        yield part_of(batch, ~chosen), False
+        last.append(part_of(batch, chosen))
     for group in [last[k : k + HELD_OUT] for k in range(0, len(last), HELD_OUT)]:
-        yield from ((part, True) for part in _joined(group))
-
-
-def _joined(parts: Sequence[Any]) -> Sequence[Any]:
-    leaves = [tree_flatten(part)[0] for part in parts]
-    form = tree_flatten(parts[0])[1]
-    if any(
-        isinstance(a, Tensor) and a.shape[1:] != b.shape[1:]
-        for other in leaves[1:]
-        for a, b in zip(leaves[0], other, strict=True)
-    ):
-        return parts
-    joined = [
-        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
-        for column in zip(*leaves, strict=True)
-    ]
-    return [tree_unflatten(joined, form)]
-
-
-def _length(inputs: Any) -> int:
-    sizes = {len(leaf) for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.dim()}
-    return sizes.pop() if len(sizes) == 1 else 1
-
-
-def _sliced(inputs: Any, images: Any) -> Any:
-    if _length(inputs) == 1:
-        return inputs
-    return tree_map(lambda leaf: leaf[images] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
+        yield from ((part, True) for part in joined_batches(group))

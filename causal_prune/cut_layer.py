@@ -6,8 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, weight_of
 from causal_prune.least_squares import Correction
+from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, weight_of
 from causal_prune.surgery import LayerCut
 
 Saved = Sequence[tuple[Tensor, Tensor]]

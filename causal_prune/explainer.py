@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from causal_prune.batches import call, copied, device_of, modes_kept
 from causal_prune.errors import InputError, warn
-from causal_prune.explainer_features import Array, Heatmap, collect, frobenius_norm, heatmap, outputs_seen
+from causal_prune.explainer_features import Array, Heatmap, collect, frobenius_norm, heatmap
 from causal_prune.filter_graph import FilterGraph, Layer
 from causal_prune.filter_moments import FeatureMoments, FilterMoments, moments_of
 from causal_prune.importance import score
 from causal_prune.measure.accuracy import evaluate
+from causal_prune.network.hooks import outputs_of
+from causal_prune.network.running import call, copied, device_of, modes_kept
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -285,8 +286,9 @@ class CausalCNNExplainer:
         weights = torch.from_numpy(self.get_filter_importances()[first])
         seen: list[Tensor] = []
         with self._running() as model, torch.no_grad():
-            layer = model.get_submodule(self.conv_layers[first][0])
-            with outputs_seen([layer], lambda _, output: seen.append(output.detach().double().cpu())):
+            name = self.conv_layers[first][0]
+            layers = {name: model.get_submodule(name)}
+            with outputs_of(layers, lambda _, __, output: seen.append(output.detach().double().cpu())):
                 call(model, images.to(self.device))
         return [
             heatmap((weights[:, None, None] * maps).sum(dim=0), image, mean, std)

@@ -1,7 +1,6 @@
 """What `CausalCNNExplainer` reads off a network: one number per image and filter, and maps of one image."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -12,8 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from causal_prune.batches import Inputs, inputs_of, moved, tensors_in
 from causal_prune.errors import InputError
+from causal_prune.network.hooks import outputs_of
+from causal_prune.network.running import Inputs, inputs_of, moved, tensors_in
 from causal_prune.progress import track
 
 Array: TypeAlias = NDArray[np.float64]
@@ -72,8 +72,11 @@ def collect(
     rows: dict[int, list[Array]] = {}
     found: dict[int, Tensor] = {}
 
-    def see(number: int, index: int, output: Tensor) -> None:
-        squares = _features(output.detach(), norm, layers[index][0], number).square()
+    positions = {name: index for index, (name, _) in enumerate(layers)}
+
+    def see(number: int, name: str, _: nn.Module, output: Tensor) -> None:
+        squares = _features(output.detach(), norm, name, number).square()
+        index = positions[name]
         found[index] = found[index] + squares if index in found else squares
 
     images = 0
@@ -82,7 +85,7 @@ def collect(
         size = tensors_in(inputs)[0].shape[0]
         images += size
         if size:
-            with torch.no_grad(), outputs_seen([module for _, module in layers], partial(see, number)):
+            with torch.no_grad(), outputs_of(dict(layers), partial(see, number)):
                 run(inputs)
         _keep(found, rows)
     if not images:
@@ -106,31 +109,6 @@ def _features(output: Tensor, norm: Callable[[Tensor], Tensor], name: str, numbe
             f"it must return {tuple(output.shape[:2])}"
         )
     return features.double()
-
-
-@contextmanager
-def outputs_seen(modules: Sequence[nn.Module], see: Callable[[int, Tensor], object]) -> Iterator[None]:
-    """Show what modules return, inside the block.
-
-    Args:
-        modules: The modules.
-        see: Is called with the position of a module and its output.
-
-    Yields:
-        Nothing; the hooks are taken off at the end.
-    """
-    handles = []
-
-    def hook(index: int, _: nn.Module, __: Any, output: Tensor) -> None:
-        see(index, output)
-
-    try:
-        for index, module in enumerate(modules):
-            handles.append(module.register_forward_hook(partial(hook, index)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def heatmap(

@@ -5,7 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from causal_prune.batches import (
+from causal_prune.channel_labels import FIXED, Labels
+from causal_prune.channel_tracer import ChannelTracer, Crossing, tensor_names
+from causal_prune.errors import InputError
+from causal_prune.graph_types import Adapter, FilterGraph, Form, Group, Layer, Member, Role
+from causal_prune.layer_rules import LayerRecord, TraceRecord, labelling
+from causal_prune.network.layer_kinds import MIXING
+from causal_prune.network.running import (
     Inputs,
     call,
     copied,
@@ -16,11 +22,6 @@ from causal_prune.batches import (
     tensors_in,
     train_without_statistics,
 )
-from causal_prune.channel_labels import FIXED, Labels
-from causal_prune.channel_tracer import ChannelTracer, Crossing, tensor_names
-from causal_prune.errors import InputError
-from causal_prune.graph_types import Adapter, FilterGraph, Form, Group, Layer, Member, Role
-from causal_prune.layer_rules import MIXING, LayerRecord, TraceRecord, labelling
 from causal_prune.operation_rules import rule_of
 from causal_prune.trial_cuts import failing_groups, without
 

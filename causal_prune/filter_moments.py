@@ -1,7 +1,6 @@
 """Streaming statistics of a network: all that the scores need, in memory independent of the number of images."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,14 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from causal_prune.batches import Inputs, attempt, call, device_of, inputs_of, modes_kept, moved, tensors_in
 from causal_prune.errors import InputError, warn
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.machine import add_up, allowed_memory, fail_together, processes, smallest
 from causal_prune.moments import Moments, gather_all, merge, moments_of
+from causal_prune.network.hooks import calls_seen
+from causal_prune.network.layer_matrices import channel_dim, flat_weight
+from causal_prune.network.patches import images_at_once, rows_read
+from causal_prune.network.running import (
+    Inputs,
+    attempt,
+    call,
+    device_of,
+    inputs_of,
+    modes_kept,
+    moved,
+    tensors_in,
+)
 from causal_prune.norm_moments import FeatureMoments, NormFamilies
 from causal_prune.output_effects import OutputEffects
-from causal_prune.patches import flat_weight, images_at_once, rows_read
 from causal_prune.progress import track
 from causal_prune.reading import Reading, ReadMoments, readings, undetermined
 from causal_prune.state_flow import State, StateFlow
@@ -139,7 +149,7 @@ class _Collector:
     def follow(self, inputs: Inputs) -> None:
         """Let a batch through, and read what the layers read."""
         try:
-            with self.hooked(), self.flow:
+            with calls_seen({name: self.modules[name] for name in self.mixing}, self.see), self.flow:
                 call(self.model, inputs)
                 with _disable_current_modes():
                     self.flow.end_batch()
@@ -149,27 +159,8 @@ class _Collector:
             attempt("observe: the network", self.model, inputs, self.batch)  # is it the batch's fault?
             raise
 
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
-        handles = [
-            self.modules[name].register_forward_hook(
-                lambda module, args, kwargs, out, name=name: self.see(
-                    name, module, args[0] if args else kwargs["input"], out
-                ),
-                with_kwargs=True,
-            )
-            for name in self.mixing
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def see(self, name: str, module: nn.Module, source: Tensor, out: Tensor) -> None:
-        linear = isinstance(module, nn.Linear)
-        rank = 0 if linear else len(module.kernel_size)  # type: ignore[arg-type]
-        channel = out.dim() - 1 - rank
+        channel = channel_dim(module, out)
         with _disable_current_modes():
             squares = _squares(out.detach(), channel)
             if not bool(squares.isfinite().all()):
@@ -179,7 +170,7 @@ class _Collector:
             if self.graph.layers[name].kind == "conv":
                 self.norms.see(name, squares)
             if name in self.reads:
-                extent = out.shape[1:-1] if linear else out.shape[channel + 1 :]
+                extent = out.shape[1:-1] if isinstance(module, nn.Linear) else out.shape[channel + 1 :]
                 reading = self.reads[name]
                 for rows in rows_read(module, source, extent, reading.taps):
                     reading.add(rows)

@@ -11,8 +11,17 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import OneCycleLR
 
-from causal_prune.batches import call, copied, device_of, inputs_of, modes_kept, moved, seeded, tensors_in
 from causal_prune.errors import CausalPruneError, InputError
+from causal_prune.network.running import (
+    call,
+    copied,
+    device_of,
+    inputs_of,
+    modes_kept,
+    moved,
+    seeded,
+    tensors_in,
+)
 from causal_prune.progress import track
 
 AUXILIARY_WEIGHT = 0.3  # Szegedy et al. 2015, section 5

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from causal_prune.layer_rules import Grouping, Kind
+from causal_prune.network.layer_kinds import Grouping, Kind
 
 Role = Literal["producer", "passenger", "consumer"]
 Axis = Literal["out", "in"]

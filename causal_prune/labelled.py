@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from causal_prune.batches import tensors_in
 from causal_prune.errors import InputError
+from causal_prune.network.running import tensors_in
 
 
 def labels_of(batch: Any, number: int) -> Tensor:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
-from causal_prune.batches import Inputs
 from causal_prune.channel_removal import remove
 from causal_prune.errors import TargetError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
 from causal_prune.measure.latency import measure_latency
+from causal_prune.network.running import Inputs
 from causal_prune.onnx_export import export_onnx
 from causal_prune.progress import track
 from causal_prune.pruning_plan import PruningPlan, Target, check_prunable, checked_target, plan

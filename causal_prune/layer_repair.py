@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from causal_prune.cut_layer import CutLayer, Saved
 from causal_prune.errors import InputError
 from causal_prune.joint_repair import refit_together
-from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_of, rows
 from causal_prune.layer_targets import Item, Judge
 from causal_prune.least_squares import Correction, Regression
 from causal_prune.lockstep import LayerStop, Pair, SumStop
+from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, places_of, rows
 from causal_prune.output_paths import Bounds, OutputPaths
 from causal_prune.rectified_refit import Rows, inverse, step
 from causal_prune.series_refit import is_plain, series_in

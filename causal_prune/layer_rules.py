@@ -4,34 +4,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 from causal_prune.channel_labels import FIXED, Labels, compact, varying_dims
 from causal_prune.channel_tracer import ChannelTracer, Operation, tensors
-
-Convolution = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
+from causal_prune.network.layer_kinds import (
+    CARRYING,
+    MIXING,
+    Grouping,
+    Kind,
+    computes_its_weight,
+    computes_what_its_type_says,
 )
-BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-InstanceNorm = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-MIXING = (*Convolution, nn.Linear)
-CARRYING = (*BatchNorm, *InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
-
-Kind = Literal["conv", "linear", "norm", "prelu"]
-Grouping = Literal["dense", "blocks", "positions"]
-"""How a grouped convolution is cut: whole blocks with their filters, or the same positions in every block."""
 
 
 @dataclass
@@ -85,32 +74,6 @@ class TraceRecord:
         known = (*MIXING, *CARRYING)
         met = self.layers.keys() | self.opaque.keys()
         return [n for n, module in self.modules.items() if isinstance(module, known) and n not in met]
-
-
-def computes_what_its_type_says(module: nn.Module) -> bool:
-    """Whether a module is a known layer.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        False for other modules, and for subclasses with a forward of their own.
-    """
-    return any(
-        isinstance(module, known) and type(module).forward is known.forward for known in (*MIXING, *CARRYING)
-    )
-
-
-def computes_its_weight(module: nn.Module) -> bool:
-    """Whether hooks compute a module's weight before it runs: weight norm and spectral norm of the old style.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        False also where parametrizations compute the weight.
-    """
-    return any(isinstance(hook, WeightNorm | SpectralNorm) for hook in module._forward_pre_hooks.values())
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from causal_prune.cut_layer import CutLayer
-from causal_prune.layer_inputs import channel_dim
 from causal_prune.lockstep import Pair
+from causal_prune.network.layer_matrices import channel_dim
 from causal_prune.output_paths import Bounds
 
 

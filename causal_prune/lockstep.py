@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causal_prune.batches import Inputs, call
-from causal_prune.layer_rules import MIXING
+from causal_prune.network.hooks import calls_seen
+from causal_prune.network.layer_kinds import MIXING
+from causal_prune.network.running import Inputs, call
 from causal_prune.output_paths import ADDITIONS, OutputPaths
 
 
@@ -232,35 +233,22 @@ def stopping(model: nn.Module, paths: OutputPaths) -> Iterator[None]:
     """
     norms = {norm: layer for layer, norm in paths.norms.items() if layer in paths.sums}
 
-    def behind_layer(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
-            stream: Stream = _HERE.stream
-            source: Tensor = args[0] if args else kwargs["input"]
-            version = source._version
-            reply: Tensor = stream.wait(LayerStop(name, source, out))
-            if name in paths.sums:
-                stream.branches[id(reply)] = _Branch(name, source, version, reply)
-            return reply
+    def behind_layer(name: str, _: nn.Module, source: Tensor, out: Tensor) -> Tensor:
+        stream: Stream = _HERE.stream
+        version = source._version
+        reply: Tensor = stream.wait(LayerStop(name, source, out))
+        if name in paths.sums:
+            stream.branches[id(reply)] = _Branch(name, source, version, reply)
+        return reply
 
-        return hook
+    def behind_norm(name: str, _: nn.Module, source: Tensor, out: Tensor) -> None:
+        branches = _HERE.stream.branches
+        branch = branches.pop(id(source), None)
+        if branch is not None and branch.layer == norms[name]:
+            branches[id(out)] = _Branch(branch.layer, branch.source, branch.version, out)
 
-    def behind_norm(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
-            branches = _HERE.stream.branches
-            branch = branches.pop(id(args[0] if args else kwargs["input"]), None)
-            if branch is not None and branch.layer == norms[name]:
-                branches[id(out)] = _Branch(branch.layer, branch.source, branch.version, out)
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, MIXING):
-            handles.append(module.register_forward_hook(behind_layer(name), with_kwargs=True, prepend=True))
-        elif name in norms:
-            handles.append(module.register_forward_hook(behind_norm(name), with_kwargs=True, prepend=True))
-    try:
+    modules = dict(model.named_modules())
+    layers = {name: module for name, module in modules.items() if isinstance(module, MIXING)}
+    behind = {name: module for name, module in modules.items() if name in norms}
+    with calls_seen(layers, behind_layer, first=True), calls_seen(behind, behind_norm, first=True):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -19,9 +19,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from causal_prune.batches import Inputs, call, device_of, modes_kept, seeded, tensors_in
 from causal_prune.errors import CausalPruneError, InputError, ParityError, first_line
 from causal_prune.measure.onnx_session import common, open_session, random_feed, signature
+from causal_prune.network.running import Inputs, call, device_of, modes_kept, seeded, tensors_in
 
 _ONE_SIZE = "; dynamic_batch=False exports it for the example's batch size alone"
 

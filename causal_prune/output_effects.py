@@ -1,16 +1,18 @@
 """How much a network's outputs move with what every filter of its layers returns."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from zlib import crc32
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from causal_prune.batches import call, tensors_in
 from causal_prune.machine import add_up
+from causal_prune.network.hooks import outputs_of
+from causal_prune.network.layer_matrices import channel_dim
+from causal_prune.network.running import call, part_of, tensors_in
 
 ONE_IN = 8
 """Of so many images one is looked at, chosen by what it holds, so that it does not matter who reads it, or when."""
@@ -53,11 +55,10 @@ class OutputEffects:
         chosen = [k for k, mark in enumerate(marks) if mark % ONE_IN == 0]
         if not chosen:
             return
-        at = torch.tensor(chosen)
-        part = tree_map(lambda leaf: _rows(leaf, at, len(marks)), inputs)
+        part = part_of(inputs, torch.tensor(chosen), len(marks))
         try:
-            with torch.enable_grad(), ExitStack() as hooks:
-                self._run(part, [marks[k] for k in chosen], hooks)
+            with torch.enable_grad():
+                self._run(part, [marks[k] for k in chosen])
         except (
             RuntimeError
         ) as error:  # an operation without a derivative, or one that overwrites what it needs
@@ -65,36 +66,31 @@ class OutputEffects:
             return
         self.images += len(chosen)
 
-    def _run(self, inputs: Any, marks: list[int], hooks: ExitStack) -> None:
+    def _run(self, inputs: Any, marks: list[int]) -> None:
         zero = torch.zeros((), requires_grad=True)
-        for name in self.squares:
-            handle = self.modules[name].register_forward_hook(self._follow(name, zero))
-            hooks.callback(handle.remove)
+        layers = {name: self.modules[name] for name in self.squares}
+        with outputs_of(layers, partial(self._follow, zero)):
+            returned = call(self.model, inputs)
         outputs = [
             leaf
-            for leaf in tree_leaves(call(self.model, inputs))
+            for leaf in tree_leaves(returned)
             if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
         ]
         if not outputs:
             raise RuntimeError("no output has a derivative")
         torch.autograd.grad(outputs, [zero], [_signs(leaf, marks) for leaf in outputs])
 
-    def _follow(self, name: str, zero: Tensor) -> Any:
-        def after(module: nn.Module, _args: Any, out: Tensor) -> Tensor:
-            linear = isinstance(module, nn.Linear)
-            dim = out.dim() - 1 - (0 if linear else len(module.kernel_size))  # type: ignore[arg-type]
-            followed = out + zero.to(out)
+    def _follow(self, zero: Tensor, name: str, module: nn.Module, out: Tensor) -> Tensor:
+        """The output of a layer, whose gradient is counted when it passes by."""
+        channel = channel_dim(module, out)
+        others = [axis for axis in range(out.dim()) if axis != channel]
+        followed = out + zero.to(out)
 
-            def count(gradient: Tensor) -> None:
-                squares = gradient.detach().double().square()
-                self.squares[name] += squares.sum(
-                    dim=[axis for axis in range(out.dim()) if axis != dim]
-                ).cpu()
+        def count(gradient: Tensor) -> None:
+            self.squares[name] += gradient.detach().double().square().sum(dim=others).cpu()
 
-            followed.register_hook(count)
-            return followed
-
-        return after
+        followed.register_hook(count)
+        return followed
 
     def gather(self) -> None:
         """Let every process have the sums of all."""
@@ -143,12 +139,6 @@ def _marks(inputs: Any) -> list[int]:
                 for image, mark in zip(values, marks, strict=True)
             ]
     return marks
-
-
-def _rows(leaf: Any, at: Tensor, images: int) -> Any:
-    if not isinstance(leaf, Tensor) or leaf.dim() == 0:
-        return leaf
-    return leaf[at.to(leaf.device)].clone() if len(leaf) == images else leaf
 
 
 def _signs(out: Tensor, marks: list[int]) -> Tensor:

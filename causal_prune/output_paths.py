@@ -2,9 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from causal_prune.batches import Inputs, call, tensors_in
-from causal_prune.layer_inputs import channel_dim
-from causal_prune.layer_rules import MIXING, BatchNorm
+from causal_prune.network.hooks import calls_seen
+from causal_prune.network.layer_kinds import MIXING, BatchNorm
+from causal_prune.network.layer_matrices import channel_dim
+from causal_prune.network.running import Inputs, call, tensors_in
 
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 INFINITE = float("inf")
@@ -107,11 +106,9 @@ class _Calls:
     normed: list[tuple[Contents, Contents, str]] = field(default_factory=list)
     widest: int = 0
 
-    def note(
-        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """A hook behind a layer or a batch norm."""
-        source, made = self.seen.held_by(args[0] if args else kwargs["input"]), self.seen.held_by(out)
+    def note(self, name: str, module: nn.Module, read: Tensor, out: Tensor) -> None:
+        """Take down a call of a layer or a batch norm."""
+        source, made = self.seen.held_by(read), self.seen.held_by(out)
         if not isinstance(module, MIXING):
             self.normed.append((source, made, name))
             return
@@ -182,14 +179,10 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
 def _watched(model: nn.Module, inputs: Inputs) -> tuple[_Seen, _Calls]:
     seen = _Seen()
     calls = _Calls(seen, images=max(1, len(tensors_in(inputs)[0])))
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if isinstance(module, (*MIXING, *BatchNorm)):
-                noted = partial(calls.note, name)
-                hooks.callback(module.register_forward_hook(noted, with_kwargs=True, prepend=True).remove)
-        with torch.no_grad(), seen:
-            returned = call(model, inputs)
-            seen.uses.update(seen.held_by(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
+    layers = {n: module for n, module in model.named_modules() if isinstance(module, (*MIXING, *BatchNorm))}
+    with calls_seen(layers, calls.note, first=True), torch.no_grad(), seen:
+        returned = call(model, inputs)
+        seen.uses.update(seen.held_by(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
     return seen, calls
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from causal_prune.arms import ArmResult, Mode, Recipe, held_out, loader
-from causal_prune.batches import Inputs, copied
 from causal_prune.comparison import export_arms, judge, rivals_of, run_arms, share_curve
 from causal_prune.compensation import Method
 from causal_prune.errors import CausalPruneError
@@ -24,6 +23,7 @@ from causal_prune.importance import score
 from causal_prune.importance.scores import Parents
 from causal_prune.latency_target import plan_latency
 from causal_prune.machine import alignment
+from causal_prune.network.running import Inputs, copied
 from causal_prune.progress import status
 from causal_prune.pruning_plan import PruningPlan, checked_target, plan
 from causal_prune.report.bundle import staged

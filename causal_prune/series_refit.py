@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.cut_layer import CutLayer
-from causal_prune.layer_inputs import groups_of, matrix_of, places_of, rows, weight_of
 from causal_prune.least_squares import Correction, Regression
+from causal_prune.network.layer_matrices import groups_of, matrix_of, places_of, rows, weight_of
 from causal_prune.output_paths import Bounds
 
 DIRECTIONS = 4

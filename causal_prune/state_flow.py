@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from causal_prune.machine import add_up
 from causal_prune.moments import Gathering, gather_all
-from causal_prune.patches import positions_read
+from causal_prune.network.patches import positions_read
 
 _SAME = ("detach", "alias", "clone", "contiguous", "_to_copy", "native_dropout", "lift_fresh")
 _MOVED = ("permute", "transpose", "t")

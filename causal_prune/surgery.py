@@ -9,11 +9,11 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from causal_prune.adapters import attach
-from causal_prune.batches import copied, modes_kept
 from causal_prune.errors import InputError
 from causal_prune.graph_types import Adapter, FilterGraph
-from causal_prune.layer_rules import MIXING, BatchNorm, Convolution, InstanceNorm
-from causal_prune.reparametrised import plain_weight, take_off
+from causal_prune.network.computed_weights import plain_weight, take_off
+from causal_prune.network.layer_kinds import MIXING, BatchNorm, Convolution, InstanceNorm, widths_of
+from causal_prune.network.running import copied, modes_kept
 
 
 @dataclass(frozen=True)
@@ -266,26 +266,12 @@ def check_width(modules: Mapping[str, nn.Module], name: str, cut: LayerCut) -> N
     module = modules.get(name)
     if module is None:
         raise InputError(f"the plan names the layer {name!r}, which the model does not have")
-    found = _widths(module)
+    found = widths_of(module)
     if found != (cut.filters, cut.inputs):
         raise InputError(
             f"the plan was made for another network: {name} has {found[0]} filters and {found[1]} "
             f"inputs, the plan says {cut.filters} and {cut.inputs}"
         )
-
-
-def _widths(module: nn.Module) -> tuple[int, int]:
-    if isinstance(module, Convolution):
-        return module.out_channels, module.in_channels
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    if isinstance(module, nn.GroupNorm):
-        return module.num_channels, 0
-    if isinstance(module, nn.LayerNorm):
-        return module.normalized_shape[-1], 0
-    if isinstance(module, nn.PReLU):
-        return module.num_parameters, 0
-    return int(getattr(module, "num_features", 0)), 0
 
 
 def _cut_layer(module: nn.Module, cut: LayerCut) -> None:

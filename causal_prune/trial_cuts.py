@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from causal_prune.batches import (
+from causal_prune.graph_types import FilterGraph, Group
+from causal_prune.network.running import (
     Inputs,
     call,
     copied,
@@ -23,7 +24,6 @@ from causal_prune.batches import (
     tensors_in,
     train_without_statistics,
 )
-from causal_prune.graph_types import FilterGraph, Group
 from causal_prune.surgery import Cuts, cut_network, cuts_of, silence_network, silencing_masks
 
 TOLERANCE = 1e-5

@@ -12,21 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from causal_prune.batches import call, copied, device_of, inputs_of, moved
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, Group
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.replay import (
-    Constant,
-    Intervention,
-    Recorder,
-    Replay,
-    Subject,
-    channel_dim,
-    hooked,
-)
+from causal_prune.importance.replay import Constant, Intervention, Recorder, Replay, Subject
 from causal_prune.importance.scores import (
     FilterScores,
     Labelled,
@@ -36,6 +26,9 @@ from causal_prune.importance.scores import (
     network_for,
 )
 from causal_prune.labelled import check_labels, labels_of, logits_of
+from causal_prune.network.hooks import hooked
+from causal_prune.network.layer_matrices import channel_dim
+from causal_prune.network.running import call, copied, device_of, inputs_of, moved, part_of
 from causal_prune.progress import track
 
 ACTIVATION_BYTES = 256_000_000
@@ -242,13 +235,8 @@ def _parts(labelled: Labelled, device: torch.device, most: int) -> Iterator[tupl
         inputs = moved(inputs_of(batch), device)
         for start in range(0, len(labels), most):
             some = slice(start, min(start + most, len(labels)))
-            yield part, tree_map(functools.partial(_rows, some, len(labels)), inputs), labels[some]
+            yield part, part_of(inputs, some, len(labels)), labels[some]
             part += 1
-
-
-def _rows(some: slice, images: int, leaf: Any) -> Any:
-    batched = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == images
-    return leaf[some] if batched else leaf
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, Group
 from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_units, network_for
-from causal_prune.layer_rules import BatchNorm
+from causal_prune.network.layer_kinds import BatchNorm
 
 
 def score(

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved
 from causal_prune.errors import InputError
+from causal_prune.network.hooks import outputs_of
+from causal_prune.network.running import call, device_of, inputs_of, modes_kept, moved
 from causal_prune.progress import track
 
 MIN_STD = 0.01
@@ -134,7 +135,7 @@ class InformationBottleneck:
         if layer not in dict(model.named_modules()):
             raise InputError(f"layer: there is no module {layer!r} in the model")
         self.estimator = StreamingMeanStd()
-        self._model, self._layer = model, model.get_submodule(layer)
+        self._model, self._layers = model, {layer: model.get_submodule(layer)}
         self._beta, self._sigma, self._steps = beta, sigma, steps
         self._lr, self._copies, self._seed = lr, copies, seed
         self._alpha: Tensor | None = None
@@ -150,18 +151,14 @@ class InformationBottleneck:
             InputError: If there are no images.
         """
 
-        def see(_: nn.Module, __: Any, output: Tensor) -> None:
+        def see(_: str, __: nn.Module, output: Tensor) -> None:
             self.estimator.update(output)
 
-        handle = self._layer.register_forward_hook(see)
-        try:
-            with torch.no_grad(), modes_kept(self._model):
-                self._model.eval()
-                for batch in track(images, "estimate"):
-                    with self.interrupt_execution():
-                        call(self._model, moved(inputs_of(batch), device_of(self._model)))
-        finally:
-            handle.remove()
+        with torch.no_grad(), modes_kept(self._model), outputs_of(self._layers, see):
+            self._model.eval()
+            for batch in track(images, "estimate"):
+                with self.interrupt_execution():
+                    call(self._model, moved(inputs_of(batch), device_of(self._model)))
         if not self.estimator.count:
             raise InputError("images: there are no images")
 
@@ -176,13 +173,8 @@ class InformationBottleneck:
         def stop(*_: Any) -> None:
             raise _Interrupted
 
-        handle = self._layer.register_forward_hook(stop)
-        try:
+        with suppress(_Interrupted), outputs_of(self._layers, stop):
             yield
-        except _Interrupted:
-            pass
-        finally:
-            handle.remove()
 
     @contextmanager
     def restrict_flow(self) -> Iterator[None]:
@@ -198,18 +190,15 @@ class InformationBottleneck:
             raise InputError("restrict_flow: nothing was fitted yet; call analyze first")
         alpha = self._alpha
 
-        def replace(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        def replace(_: str, __: nn.Module, output: Tensor) -> Tensor:
             if len(output) % len(alpha):
                 raise InputError(
                     f"restrict_flow: {len(output)} images, but the bottleneck was fitted to {len(alpha)}"
                 )
             return self._restricted(output, alpha, len(output) // len(alpha))[0]
 
-        handle = self._layer.register_forward_hook(replace)
-        try:
+        with outputs_of(self._layers, replace):
             yield
-        finally:
-            handle.remove()
 
     def active_neurons(self, share: float = ACTIVE_SHARE) -> Tensor:
         """Elements of the layer that are not 0 in more than a share of the images; the others are held at 0.
@@ -279,7 +268,7 @@ class InformationBottleneck:
         generator = torch.Generator(device).manual_seed(self._seed)
         found: list[Tensor] = []
 
-        def replace(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        def replace(_: str, __: nn.Module, output: Tensor) -> Tensor:
             restricted, capacity = self._restricted(output, alpha, self._copies, generator)
             found.append(capacity)
             return restricted
@@ -287,7 +276,7 @@ class InformationBottleneck:
         with ExitStack() as stack:
             stack.enter_context(modes_kept(self._model))
             stack.enter_context(torch.enable_grad())
-            stack.callback(self._layer.register_forward_hook(replace).remove)
+            stack.enter_context(outputs_of(self._layers, replace))
             self._model.eval()
             for _ in range(self._steps):
                 found.clear()

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.batches import copied, device_of, inputs_of, tensors_in
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
@@ -20,6 +19,7 @@ from causal_prune.importance.scores import (
     network_for,
 )
 from causal_prune.labelled import labels_of, logits_of
+from causal_prune.network.running import copied, device_of, inputs_of, tensors_in
 from causal_prune.progress import track
 
 IMAGES, COPIES, BETA = 32, 2, 1.0

@@ -4,7 +4,6 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from causal_prune.batches import call, device_of, inputs_of, modes_kept, moved
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.replay import outputs_of
 from causal_prune.importance.scores import (
     FilterScores,
     Labelled,
@@ -26,6 +23,8 @@ from causal_prune.importance.scores import (
     network_for,
 )
 from causal_prune.labelled import check_labels, labels_of, logits_of
+from causal_prune.network.hooks import outputs_of
+from causal_prune.network.running import call, device_of, inputs_of, modes_kept, moved, part_of
 from causal_prune.progress import track
 
 IMAGES, FEWEST = 300, 10
@@ -175,12 +174,7 @@ def _chosen(images: Labelled, label: int) -> Iterator[object]:
         places = (labels == label).nonzero().flatten()[:left]
         if len(places):
             left -= len(places)
-            yield tree_map(partial(_rows, places, len(labels)), inputs_of(batch))
-
-
-def _rows(places: Tensor, images: int, leaf: object) -> object:
-    batched = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == images
-    return leaf[places.to(leaf.device)] if batched and isinstance(leaf, Tensor) else leaf
+            yield part_of(inputs_of(batch), places, len(labels))
 
 
 def _components(
@@ -200,7 +194,8 @@ def _components(
             found[name] = [principal_components(row) for row in rows]
 
     device = device_of(network)
-    with torch.no_grad(), modes_kept(network), outputs_of(network, producers, see):
+    layers = {name: network.get_submodule(name) for name in producers}
+    with torch.no_grad(), modes_kept(network), outputs_of(layers, see):
         network.eval()
         logits = logits_of(call(network, moved(inputs, device)), "dense", 1)
     check_labels(torch.full((len(logits),), label), logits, "dense", 1)

@@ -1,7 +1,7 @@
 """Interventions on what layers read: a network is recorded once and run again only behind the change."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -12,7 +12,9 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from causal_prune.batches import Inputs, call, tensors_in
+from causal_prune.network.hooks import hooked
+from causal_prune.network.layer_matrices import channel_dim
+from causal_prune.network.running import Inputs, call, tensors_in
 
 TOLERANCE = 1e-4
 """Largest difference of a recording's outputs from the network's, relative to the largest output."""
@@ -46,76 +48,6 @@ class Subject(Protocol):
     def under(self, intervention: Intervention) -> Tensor:
         """The first output under an intervention."""
         ...
-
-
-def channel_dim(module: nn.Module, source: Tensor) -> int:
-    """The dimension of a layer's input that holds its channels.
-
-    Args:
-        module: A convolution or linear layer.
-        source: What it reads.
-
-    Returns:
-        The dimension, counted from the front.
-    """
-    return source.dim() - 1 if isinstance(module, nn.Linear) else source.dim() - len(module.kernel_size) - 1  # type: ignore[arg-type]
-
-
-def source_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a layer reads, from the arguments of its call.
-
-    Args:
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-
-    Returns:
-        The input.
-    """
-    source = args[0] if args else kwargs["input"]
-    assert isinstance(source, Tensor)
-    return source
-
-
-def hooked(stack: ExitStack, module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Let a function change what a layer reads, until `stack` is closed.
-
-    Args:
-        stack: Takes the hook off when it is closed.
-        module: The layer.
-        change: From the input to what is read instead.
-    """
-
-    def hook(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        read = change(source_of(args, kwargs))
-        return ((read, *args[1:]), kwargs) if args else (args, {**kwargs, "input": read})
-
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    stack.callback(handle.remove)
-
-
-@contextmanager
-def outputs_of(
-    model: nn.Module, names: Sequence[str], see: Callable[[str, nn.Module, Tensor], object]
-) -> Iterator[None]:
-    """Show what layers return, inside the block.
-
-    Args:
-        model: The network.
-        names: Of the layers.
-        see: Is called with the name, the layer and its output; what it returns, unless None, replaces the output.
-
-    Yields:
-        Nothing; the hooks are taken off at the end.
-    """
-
-    def hook(name: str, module: nn.Module, _: Any, output: Tensor) -> object:
-        return see(name, module, output)
-
-    with ExitStack() as stack:
-        for name in names:
-            handle = model.get_submodule(name).register_forward_hook(partial(hook, name))
-            stack.callback(handle.remove)
-        yield
 
 
 class Recorder:

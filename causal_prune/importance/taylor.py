@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from causal_prune.batches import call, copied, device_of, inputs_of, moved
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
@@ -20,6 +19,8 @@ from causal_prune.importance.scores import (
     network_for,
 )
 from causal_prune.labelled import check_labels, labels_of, logits_of
+from causal_prune.network.layer_matrices import matrix_of
+from causal_prune.network.running import call, copied, device_of, inputs_of, moved
 from causal_prune.progress import track
 
 UNIT = "change of the loss in nats, to first order"
@@ -67,7 +68,12 @@ def score(
     gradients = _gradients(network, images, producers)
     with torch.no_grad():
         filters = {
-            name: _by_filter(module, _weight(module) * gradients[name]).double().abs().sum(dim=1).cpu()
+            name: matrix_of(module, _weight(module) * gradients[name])
+            .flatten(0, 1)
+            .double()
+            .abs()
+            .sum(dim=1)
+            .cpu()
             for name, module in producers.items()
         }
     return from_filters("taylor", UNIT, graph, filters)
@@ -100,12 +106,3 @@ def _gradients(network: nn.Module, images: Labelled, producers: Mapping[str, nn.
 def _weight(module: nn.Module) -> Tensor:
     assert isinstance(module.weight, Tensor)
     return module.weight
-
-
-def _by_filter(module: nn.Module, tensor: Tensor) -> Tensor:
-    """A tensor of the weight's shape as (filters, weights of a filter)."""
-    if getattr(module, "transposed", False):
-        groups = int(module.groups)  # type: ignore[arg-type]
-        blocks = tensor.reshape(groups, tensor.shape[0] // groups, *tensor.shape[1:])
-        tensor = blocks.transpose(1, 2).flatten(0, 1)
-    return tensor.flatten(1)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from causal_prune.batches import Inputs, call, device_of, modes_kept, moved, seeded, tensors_in
 from causal_prune.errors import InputError
+from causal_prune.network.running import Inputs, call, device_of, modes_kept, moved, seeded, tensors_in
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from causal_prune.batches import fill
 from causal_prune.errors import InputError, one_line
+from causal_prune.network.running import fill
 
 WRAPPERS = ("state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")

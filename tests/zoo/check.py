@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from causal_prune.arms import bundle_weights
-from causal_prune.batches import call, tensors_in
 from causal_prune.channel_removal import load, remove, zero
 from causal_prune.errors import CausalPruneError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance.scores import from_units
+from causal_prune.network.running import call, tensors_in
 from causal_prune.onnx_export import export_onnx
 from causal_prune.pruning_plan import PruningPlan, plan_widths
 from causal_prune.surgery import Cuts

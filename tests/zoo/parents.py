@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from causal_prune.batches import call
+from causal_prune.network.running import call
 from tests.zoo.nested import like
 
 MIXING = (nn.modules.conv._ConvNd, nn.Linear)

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from causal_prune.batches import call
+from causal_prune.network.running import call
 from tests.zoo.check import Outcome, check_network
 from tests.zoo.patterns import PATTERNS, Pattern
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from causal_prune.layer_rules import MIXING, Convolution
-from causal_prune.padding import padded, stride_of
+from causal_prune.network.layer_kinds import MIXING, Convolution
+from causal_prune.network.padding import padded, stride_of
 
 PATCH_BYTES = 64_000_000
 """Patches of one layer are unfolded in chunks of about this size."""
@@ -144,3 +144,18 @@ def _patches(module: Any, images: Tensor, extent: torch.Size, places: Tensor | N
     if module.transposed:
         taps = taps.flip(tuple(range(2, 2 + rank)))
     return taps
+
+
+def flat_weight(module: nn.Module) -> Tensor:
+    """A layer's weight in the order of the rows that it reads.
+
+    Args:
+        module: A convolution or a linear layer.
+
+    Returns:
+        float64 on the CPU, shape (filters, inputs per group, kernel elements).
+    """
+    weight = cast(Tensor, module.weight).detach().cpu().double()
+    elements = prod(weight.shape[2:])
+    flat: Tensor = matrix_of(module, weight).flatten(0, 1).unflatten(1, (-1, elements))
+    return flat

@@ -3,8 +3,17 @@ import torch
 import torchvision
 from torch import nn
 
-from causal_prune.batches import call, device_of, fill, inputs_of, modes_kept, moved, seeded, tensors_in
 from causal_prune.errors import InputError
+from causal_prune.network.running import (
+    call,
+    device_of,
+    fill,
+    inputs_of,
+    modes_kept,
+    moved,
+    seeded,
+    tensors_in,
+)
 
 IMAGES = torch.arange(12.0).reshape(4, 3)
 LABELS = torch.tensor([0, 1, 0, 1])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from causal_prune.padding import padded, padded_shape, stride_of
+from causal_prune.network.padding import padded, padded_shape, stride_of
 
 CHUNK_BYTES = 4_000_000
 """Rows are made in chunks of about this size, so that they are still in the cache when they are centred and multiplied;
@@ -122,22 +122,3 @@ def _pixels(module: Any, shape: tuple[int, ...], extent: tuple[int, ...], patch:
     for k, size in enumerate(sizes):
         flat = flat * size + at[..., k]
     return flat.flatten()
-
-
-def flat_weight(module: nn.Module) -> Tensor:
-    """A layer's weight in the order of the rows that it reads.
-
-    Args:
-        module: A convolution or a linear layer.
-
-    Returns:
-        float64 on the CPU, shape (filters, inputs per group, kernel elements).
-    """
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    weight = weight.detach().cpu().double()
-    if getattr(module, "transposed", False):
-        groups = int(module.groups)  # type: ignore[arg-type]
-        blocks = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-        weight = blocks.transpose(1, 2).flatten(0, 1)
-    return weight.reshape(weight.shape[0], weight.shape[1], -1)

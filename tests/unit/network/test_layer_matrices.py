@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from causal_prune.layer_inputs import channel_dim, groups_of, matrix_of, places_of, rows, weight_of
+from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, places_of, rows, weight_of
 from tests.unit.own_padding import SameConv2d
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -47,7 +47,7 @@ def test_rows_times_the_weight_are_the_outputs(name: str, sampled: bool) -> None
 
 
 def test_long_inputs_come_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("causal_prune.layer_inputs.PATCH_BYTES", 10_000)
+    monkeypatch.setattr("causal_prune.network.layer_matrices.PATCH_BYTES", 10_000)
     layer, source = nn.Conv2d(3, 4, 3), torch.randn(9, 3, 8, 8)
     with torch.no_grad():
         chunks = list(rows(layer, source, [layer(source)], None))

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from causal_prune.errors import InputError
 
@@ -230,3 +231,61 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         for index in cuda:
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
+
+
+def images_in(inputs: Any) -> int:
+    """Number of images of a batch.
+
+    Args:
+        inputs: What `inputs_of` returned.
+
+    Returns:
+        The length that all its tensors share; 1 where they share none.
+    """
+    sizes = {len(leaf) for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.dim()}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def part_of(inputs: Any, images: slice | Tensor, total: int | None = None) -> Any:
+    """Some images of a batch.
+
+    Args:
+        inputs: What `inputs_of` returned.
+        images: A slice, positions, or one truth value per image.
+        total: Images of the batch; None for the length that all its tensors share.
+
+    Returns:
+        The same structure; tensors of another length than `total` are no rows of images and stay whole.
+    """
+    size = images_in(inputs) if total is None else total
+
+    def some(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or len(leaf) != size:
+            return leaf
+        return leaf[images.to(leaf.device) if isinstance(images, Tensor) else images]
+
+    return tree_map(some, inputs)
+
+
+def joined_batches(parts: Sequence[Any]) -> Sequence[Any]:
+    """Batches as one.
+
+    Args:
+        parts: Batches of one structure, at least one.
+
+    Returns:
+        One batch of all images; `parts` where images of different shapes cannot stand in one.
+    """
+    leaves = [tree_flatten(part)[0] for part in parts]
+    form = tree_flatten(parts[0])[1]
+    if any(
+        isinstance(a, Tensor) and a.shape[1:] != b.shape[1:]
+        for other in leaves[1:]
+        for a, b in zip(leaves[0], other, strict=True)
+    ):
+        return parts
+    joined = [
+        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
+        for column in zip(*leaves, strict=True)
+    ]
+    return [tree_unflatten(joined, form)]

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from causal_prune import patches
-from causal_prune.patches import POSITIONS, flat_weight, positions_read, rows_read
+from causal_prune.network import patches
+from causal_prune.network.layer_matrices import flat_weight
+from causal_prune.network.patches import POSITIONS, positions_read, rows_read
 from tests.unit.own_padding import SameConv2d
 
 
