@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from causal_prune.channel_removal import load, remove, zero
     from causal_prune.compensation import compensate
+    from causal_prune.data.data import Data
     from causal_prune.errors import (
         CausalPruneError,
         CausalPruneWarning,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from causal_prune.fine_tuning import fine_tune
     from causal_prune.importance import FilterScores, score
     from causal_prune.onnx_export import export_onnx
-    from causal_prune.pipeline import Compressed, Data, compress
+    from causal_prune.pipeline import Compressed, compress
     from causal_prune.pruning_plan import PruningPlan, plan
 
 __all__ = [

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import nn
+from torch.utils.data import Subset
 
 from causal_prune.batchnorm_statistics import reestimate
 from causal_prune.channel_removal import remove, zero, zero_masks
 from causal_prune.compensation import Method, repair
+from causal_prune.data.data import Images, loader
 from causal_prune.fine_tuning import fine_tune
 from causal_prune.layer_repair import LayerRepair
 from causal_prune.measure.accuracy import Accuracy, evaluate
@@ -21,10 +21,7 @@ from causal_prune.progress import track
 from causal_prune.pruning_plan import PruningPlan
 
 Mode = Literal["remove", "zero"]
-Images = Dataset[tuple[Tensor, int]]
-BATCH = 128
 CURVE_IMAGES = 1000
-JUDGED_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -82,41 +79,6 @@ class ArmResult:
     stages: Mapping[str, Accuracy]
     cost: Cost
     repairs: tuple[LayerRepair, ...] = ()
-
-
-def loader(
-    images: Images, *, shuffle: bool = False, seed: int = 0, batch: int = BATCH
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of a split.
-
-    Args:
-        images: The split.
-        shuffle: Whether the order changes with every epoch.
-        seed: Of the order.
-        batch: Images per batch.
-
-    Returns:
-        A loader of (images, labels).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    # a last batch of one image has no variance and cannot train a batch norm
-    ragged = shuffle and len(images) % batch == 1 and len(images) > batch  # type: ignore[arg-type]
-    return DataLoader(images, batch, shuffle=shuffle, generator=generator, drop_last=ragged)  # type: ignore[arg-type]
-
-
-def held_out(validation: Images, most: int = JUDGED_IMAGES) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of labelled validation images, for importances that ask for the loss.
-
-    Args:
-        validation: Validation images.
-        most: How many are read at most; they are spread evenly over the split.
-
-    Returns:
-        A loader of (images, labels).
-    """
-    size = len(validation)  # type: ignore[arg-type]
-    count = min(most, size)
-    return loader(Subset(validation, [k * size // count for k in range(count)]))
 
 
 def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:

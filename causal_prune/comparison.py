@@ -7,17 +7,8 @@ from pathlib import Path
 
 from torch.utils.data import Subset
 
-from causal_prune.arms import (
-    ArmResult,
-    Images,
-    Mode,
-    Recipe,
-    curve,
-    dense_arm,
-    held_out,
-    loader,
-    run_arm,
-)
+from causal_prune.arms import ArmResult, Mode, Recipe, curve, dense_arm, run_arm
+from causal_prune.data.data import Images, held_out, loader
 from causal_prune.errors import CausalPruneWarning, InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments, observe

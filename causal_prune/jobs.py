@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from causal_prune.arms import held_out, loader
 from causal_prune.compensation import Method
+from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
@@ -19,7 +19,7 @@ from causal_prune.importance.scores import Parents
 from causal_prune.machine import alignment, check_device, one_thread
 from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.network.running import seeded
-from causal_prune.pipeline import Compressed, Data, compress
+from causal_prune.pipeline import Compressed, compress
 from causal_prune.pruning_plan import Target, plan
 from causal_prune.report.bundle import check_out
 from causal_prune.report.report import Layer

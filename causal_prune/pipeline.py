@@ -10,11 +10,11 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from causal_prune.arms import ArmResult, Mode, Recipe, held_out, loader
+from causal_prune.arms import ArmResult, Mode, Recipe
 from causal_prune.comparison import export_arms, judge, rivals_of, run_arms, share_curve
 from causal_prune.compensation import Method
+from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import CausalPruneError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
@@ -35,40 +35,6 @@ COMPENSATIONS: dict[Method, str] = {
     "batchnorm": "batch-norm re-estimation",
     "none": "none",
 }
-
-
-@dataclass(frozen=True)
-class Data:
-    """The splits of one set of labelled images; every item is (float32 image of shape (C, H, W), int label).
-
-    Attributes:
-        train: What networks are trained on.
-        validation: What choices are made on; never trained on.
-        calibration: What statistics are estimated on; a part of `train`, its labels are not used.
-        test: What is read once per arm, at the end.
-        classes: The name of each class, in the order of the labels.
-        name: What the data are and how they were split, for the report.
-        calibration_source: Where the calibration images come from, for the report.
-    """
-
-    train: Dataset[tuple[Tensor, int]]
-    validation: Dataset[tuple[Tensor, int]]
-    calibration: Dataset[tuple[Tensor, int]]
-    test: Dataset[tuple[Tensor, int]]
-    classes: tuple[str, ...]
-    name: str
-    calibration_source: str
-
-    @property
-    def split(self) -> dict[str, int]:
-        """The number of images of each split."""
-        parts = {
-            "train": self.train,
-            "validation": self.validation,
-            "calibration": self.calibration,
-            "test": self.test,
-        }
-        return {name: len(cast(Sized, part)) for name, part in parts.items()}
 
 
 @dataclass(frozen=True)

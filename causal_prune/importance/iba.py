@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from causal_prune.data.classification import labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
@@ -18,7 +19,6 @@ from causal_prune.importance.scores import (
     images_for,
     network_for,
 )
-from causal_prune.labelled import labels_of, logits_of
 from causal_prune.network.running import copied, device_of, inputs_of, tensors_in
 from causal_prune.progress import track
 

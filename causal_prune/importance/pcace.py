@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from causal_prune.data.classification import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
@@ -22,7 +23,6 @@ from causal_prune.importance.scores import (
     images_for,
     network_for,
 )
-from causal_prune.labelled import check_labels, labels_of, logits_of
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.running import call, device_of, inputs_of, modes_kept, moved, part_of
 from causal_prune.progress import track

@@ -13,8 +13,8 @@ import torch
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor, nn
 
+from causal_prune.data.classification import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.labelled import check_labels, labels_of, logits_of
 from causal_prune.network.running import call, copied, device_of, inputs_of, modes_kept, moved, seeded
 from causal_prune.progress import track
 

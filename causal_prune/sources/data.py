@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+from causal_prune.data.data import Data
 from causal_prune.errors import InputError
-from causal_prune.pipeline import Data
 from causal_prune.sources.arrays import read_digits, read_npz, read_torchvision
 from causal_prune.sources.data_factory import read_factory
 from causal_prune.sources.image_folder import read_image_folder

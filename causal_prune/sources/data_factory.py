@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from causal_prune.data.data import Data
 from causal_prune.errors import InputError, one_line
-from causal_prune.pipeline import Data
 from causal_prune.progress import track
 from causal_prune.sources.factories import call_factory
 from causal_prune.sources.splits import CUT_FROM_TRAINING, Labels, Splits, cut_validation, labelled

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from causal_prune.data.data import Data
 from causal_prune.errors import InputError, one_line
-from causal_prune.pipeline import Data
 from causal_prune.progress import track
 
 BATCH = 64

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from causal_prune.data.data import Data
 from causal_prune.errors import InputError
-from causal_prune.pipeline import Data
 
 Labels = npt.NDArray[np.int64]
 # Splits do not follow the seed of a run, so that runs are compared on the same images.

@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune.arms import CURVE_IMAGES, Recipe, bundle_weights, curve, cut, dense_arm, loader, run_arm
+from causal_prune.arms import CURVE_IMAGES, Recipe, bundle_weights, curve, cut, dense_arm, run_arm
 from causal_prune.channel_removal import remove, zero, zero_masks
 from causal_prune.compensation import compensate
+from causal_prune.data.data import loader
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import evaluate

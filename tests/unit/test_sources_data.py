@@ -12,8 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from causal_prune.data.data import Data
 from causal_prune.errors import InputError
-from causal_prune.pipeline import Data
 from causal_prune.sources import load_data
 from causal_prune.sources.images import InputFormat, to_inputs
 from causal_prune.sources.splits import cut_validation, draw_stratified, labelled

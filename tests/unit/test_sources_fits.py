@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from causal_prune.data.data import Data
 from causal_prune.errors import InputError
-from causal_prune.pipeline import Data
 from causal_prune.small_cnn import small_resnet
 from causal_prune.sources import check_fits, load_data
 
