@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from causal_prune.channel_removal import load, remove, zero
     from causal_prune.compensation import compensate
     from causal_prune.data.data import Data
     from causal_prune.errors import (
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
     from causal_prune.importance import FilterScores, score
     from causal_prune.onnx_export import export_onnx
     from causal_prune.pipeline import Compressed, compress
-    from causal_prune.pruning_plan import PruningPlan, plan
+    from causal_prune.pruning_plan import plan
+    from causal_prune.surgery.pruning_plan import PruningPlan
+    from causal_prune.surgery.rebuilding import load
+    from causal_prune.surgery.removal import remove
+    from causal_prune.surgery.silencing import zero
 
 __all__ = [
     "CausalCNNExplainer",

@@ -4,7 +4,6 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +11,8 @@ from torch import Tensor
 from causal_prune.errors import TargetError
 from causal_prune.graph_types import FilterGraph, Group, Layer, Member
 from causal_prune.importance.scores import EliminationCurve
+from causal_prune.surgery.pruning_plan import TargetKind
 
-TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
 SMALLEST_WIDTH = 1
 CLOSE = 0.01
 """A target counts as met within this share of it, from below."""

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from torch import nn
 from torch.utils.data import Subset
 
 from causal_prune.batchnorm_statistics import reestimate
-from causal_prune.channel_removal import remove, zero, zero_masks
 from causal_prune.compensation import Method, repair
 from causal_prune.data.data import Images, loader
 from causal_prune.fine_tuning import fine_tune
@@ -18,7 +16,9 @@ from causal_prune.measure.accuracy import Accuracy, evaluate
 from causal_prune.measure.cost import Cost, count_cost
 from causal_prune.network.running import Inputs
 from causal_prune.progress import track
-from causal_prune.pruning_plan import PruningPlan
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.surgery.removal import remove
+from causal_prune.surgery.silencing import zero, zero_masks
 
 Mode = Literal["remove", "zero"]
 CURVE_IMAGES = 1000
@@ -193,16 +193,3 @@ def curve(
         repaired = _normalised(recipe, smaller)
         result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
     return result
-
-
-def bundle_weights(model: nn.Module, path: Path) -> None:
-    """Write the weights of a network as safetensors, tied ones once per name.
-
-    Args:
-        model: The network.
-        path: The file.
-    """
-    from safetensors.torch import save
-
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    path.write_bytes(save(state))  # save_file would hide it from other users

@@ -18,8 +18,9 @@ from causal_prune.measure.agreement import agreement, median_agreement, spearman
 from causal_prune.measure.latency import Latency, measure_latency
 from causal_prune.onnx_export import Parity, export_onnx
 from causal_prune.progress import status
-from causal_prune.pruning_plan import PruningPlan, plan, plan_like
+from causal_prune.pruning_plan import plan, plan_like
 from causal_prune.report.report import AgreementSummary, Curve
+from causal_prune.surgery.pruning_plan import PruningPlan
 
 ARMS = ("causal", "random", "magnitude")
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)

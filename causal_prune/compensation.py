@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from causal_prune.batchnorm_statistics import check_same_task, normalisations, numbered, reestimate
-from causal_prune.cut_record import recorded_cuts
 from causal_prune.errors import InputError, warn
 from causal_prune.layer_repair import LayerRepair, Repairer
 from causal_prune.lockstep import Pair, Stream, stopping
@@ -26,7 +25,7 @@ from causal_prune.network.running import (
 )
 from causal_prune.output_paths import OutputPaths, output_paths
 from causal_prune.progress import track
-from causal_prune.surgery import Cuts
+from causal_prune.surgery.cuts import Cuts, recorded_cuts
 
 Method = Literal["least_squares", "batchnorm", "none"]
 HELD_OUT = 8

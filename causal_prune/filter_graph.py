@@ -23,7 +23,7 @@ from causal_prune.network.running import (
     train_without_statistics,
 )
 from causal_prune.operation_rules import rule_of
-from causal_prune.trial_cuts import failing_groups, without
+from causal_prune.trial_cuts import failing_groups
 
 __all__ = ["Adapter", "FilterGraph", "Group", "Layer", "Member", "Role", "trace"]
 
@@ -79,7 +79,7 @@ def trace(
         if len(failing_there) < len(failing):
             graph, failing = careful, failing_there
     while failing:
-        graph = without(graph, failing)
+        graph = graph.without(failing)
         failing = failing_groups(plain, graph, inputs) if graph.prunable else {}
     return graph
 

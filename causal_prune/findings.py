@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from causal_prune.arms import ArmResult, bundle_weights
+from causal_prune.arms import ArmResult
 from causal_prune.comparison import Exported
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
@@ -17,7 +17,6 @@ from causal_prune.machine import environment
 from causal_prune.measure.accuracy import mcnemar_exact, paired_difference
 from causal_prune.measure.latency import Latency, speedup
 from causal_prune.progress import status
-from causal_prune.pruning_plan import PruningPlan
 from causal_prune.report.render import render
 from causal_prune.report.report import (
     AgreementSummary,
@@ -30,6 +29,8 @@ from causal_prune.report.report import (
     Report,
     hits_to_text,
 )
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.surgery.rebuilding import bundle_weights
 
 
 def assemble(

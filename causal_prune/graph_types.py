@@ -1,10 +1,11 @@
 """What a filter graph is made of."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from causal_prune.network.layer_kinds import Grouping, Kind
+from causal_prune.surgery.cuts import AdapterCut, Cuts, LayerCut, ParameterCut
 
 Role = Literal["producer", "passenger", "consumer"]
 Axis = Literal["out", "in"]
@@ -160,6 +161,25 @@ class Adapter:
     form: Form
     owners: tuple[tuple[str, int] | None, ...]
 
+    def cut(self, staying: Mapping[str, Container[int]]) -> AdapterCut | None:
+        """What is left to pick or to put back when some units go.
+
+        Args:
+            staying: Units that stay, by group; of groups that are not named all stay.
+
+        Returns:
+            The cut; None where nothing goes.
+        """
+        keep = tuple(
+            p
+            for p, owner in enumerate(self.owners)
+            if owner is None or owner[0] not in staying or owner[1] in staying[owner[0]]
+        )
+        size = len(self.owners)
+        if len(keep) == size:
+            return None
+        return AdapterCut(self.module, self.side, self.leaf, self.dim, self.form, keep, size)
+
 
 @dataclass(frozen=True)
 class FilterGraph:
@@ -199,6 +219,61 @@ class FilterGraph:
             return dict(self.chain)
         return {name: layer.parents for name, layer in self.layers.items() if layer.inputs}
 
+    def cuts(self, kept: Mapping[str, Sequence[int]]) -> Cuts:
+        """What keeping some units asks of every layer.
+
+        Args:
+            kept: Units that stay, by prunable group.
+
+        Returns:
+            The cuts; a layer that keeps everything is not among them.
+        """
+        staying = {name: set(units) for name, units in kept.items()}
+        dropped: dict[tuple[str, str], set[int]] = {}
+        parameters: dict[str, ParameterCut] = {}
+        for group in self.prunable:
+            gone = set(range(group.size)) - staying[group.name]
+            for member in group.members if gone else ():
+                positions = set(member.positions_of(gone))
+                dropped.setdefault((member.layer, member.axis), set()).update(positions)
+                if member.dim is not None:
+                    before = parameters.get(member.layer)
+                    all_there = before.keep if before else range(member.extent)
+                    keep = tuple(p for p in all_there if p not in positions)
+                    parameters[member.layer] = ParameterCut(member.dim, keep, member.extent)
+        layers = {}
+        for name, layer in self.layers.items():
+            filters = _left(layer.filters, dropped.get((name, "out")))
+            inputs = _left(layer.inputs, dropped.get((name, "in")))
+            if filters is not None or inputs is not None:
+                layers[name] = LayerCut(filters, inputs, layer.filters, layer.inputs, layer.grouping)
+        adapters = tuple(cut for each in self.adapters if (cut := each.cut(staying)) is not None)
+        return Cuts(layers, parameters, adapters)
+
+    def without(self, failing: Mapping[str, str]) -> "FilterGraph":
+        """The graph with some groups, and their producers, frozen.
+
+        Args:
+            failing: Reasons by group.
+
+        Returns:
+            Another graph.
+        """
+        groups = [
+            replace(group, frozen=failing[group.name])
+            if group.name in failing and group.frozen is None
+            else group
+            for group in self.groups
+        ]
+        groups.sort(key=lambda group: group.frozen is not None)
+        producers = {
+            member.layer: failing[group.name]
+            for group in self.prunable
+            if group.name in failing
+            for member in group.of_role("producer")
+        }
+        return replace(self, groups=tuple(groups), frozen={**producers, **self.frozen})
+
     def to_json(self) -> dict[str, Any]:
         """The graph as plain values: what `causal-prune inspect --json` prints.
 
@@ -214,3 +289,7 @@ class FilterGraph:
                 {key: value for key, value in asdict(a).items() if key != "owners"} for a in self.adapters
             ],
         }
+
+
+def _left(extent: int, gone: set[int] | None) -> tuple[int, ...] | None:
+    return tuple(p for p in range(extent) if p not in gone) if gone else None

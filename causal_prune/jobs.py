@@ -20,12 +20,13 @@ from causal_prune.machine import alignment, check_device, one_thread
 from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.network.running import seeded
 from causal_prune.pipeline import Compressed, compress
-from causal_prune.pruning_plan import Target, plan
+from causal_prune.pruning_plan import plan
 from causal_prune.report.bundle import check_out
 from causal_prune.report.report import Layer
 from causal_prune.settings import RunSettings
 from causal_prune.small_cnn import small_resnet
 from causal_prune.sources import check_fits, load_data, load_model, load_weights
+from causal_prune.surgery.pruning_plan import Target
 
 if TYPE_CHECKING:
     from rich.table import Table

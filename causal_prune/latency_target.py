@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from causal_prune.channel_removal import remove
 from causal_prune.errors import TargetError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
@@ -14,7 +13,9 @@ from causal_prune.measure.latency import measure_latency
 from causal_prune.network.running import Inputs
 from causal_prune.onnx_export import export_onnx
 from causal_prune.progress import track
-from causal_prune.pruning_plan import PruningPlan, Target, check_prunable, checked_target, plan
+from causal_prune.pruning_plan import check_prunable, checked_target, plan
+from causal_prune.surgery.pruning_plan import PruningPlan, Target
+from causal_prune.surgery.removal import remove
 
 STEPS = 7
 

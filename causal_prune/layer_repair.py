@@ -18,7 +18,7 @@ from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_o
 from causal_prune.output_paths import Bounds, OutputPaths
 from causal_prune.rectified_refit import Rows, inverse, step
 from causal_prune.series_refit import is_plain, series_in
-from causal_prune.surgery import Cuts
+from causal_prune.surgery.cuts import Cuts
 
 ROWS_PER_UNKNOWN = 100
 """Of a convolution's output places so many times the unknowns of a filter are drawn."""

@@ -25,9 +25,10 @@ from causal_prune.latency_target import plan_latency
 from causal_prune.machine import alignment
 from causal_prune.network.running import Inputs, copied
 from causal_prune.progress import status
-from causal_prune.pruning_plan import PruningPlan, checked_target, plan
+from causal_prune.pruning_plan import checked_target, plan
 from causal_prune.report.bundle import staged
 from causal_prune.report.report import Report
+from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.trial_cuts import difference
 
 COMPENSATIONS: dict[Method, str] = {

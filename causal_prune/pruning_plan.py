@@ -1,99 +1,18 @@
 """Pruning plans: which units go, for a target, and what that asks of every layer."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from math import isclose
-from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from causal_prune.allocation import TargetKind, by_curves, equal_shares, share_kept
+from causal_prune.allocation import by_curves, equal_shares, share_kept
 from causal_prune.errors import InputError, TargetError
 from causal_prune.graph_types import FilterGraph, Group
 from causal_prune.importance import FilterScores
 from causal_prune.machine import alignment
-from causal_prune.surgery import Cuts, LayerCut, ParameterCut, cuts_of
-
-PLAN_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Target:
-    """What was asked for and what the plan gives, as shares between 0 and 1.
-
-    Attributes:
-        kind: "keep_macs", "keep_params" and "keep_latency" name the share that stays, "remove_filters" the one that
-            goes.
-        requested: The share asked for.
-        achieved: The share that the plan gives.
-    """
-
-    kind: TargetKind
-    requested: float
-    achieved: float
-
-
-@dataclass(frozen=True)
-class PruningPlan:
-    """Which units of every group stay, and the cuts that follow from it.
-
-    Attributes:
-        target: Requested and achieved.
-        kept_units: Ascending units that stay, by group.
-        cuts: What that asks of every layer.
-    """
-
-    target: Target
-    kept_units: Mapping[str, tuple[int, ...]]
-    cuts: Cuts
-
-    @property
-    def layers(self) -> Mapping[str, LayerCut]:
-        """Cuts by layer name; layers that are not cut are absent."""
-        return self.cuts.layers
-
-    @property
-    def parameters(self) -> Mapping[str, ParameterCut]:
-        """Cuts of bare parameters and buffers by name."""
-        return self.cuts.parameters
-
-    def save(self, path: Path) -> None:
-        """Write the plan as JSON.
-
-        Args:
-            path: The file.
-        """
-        path.write_text(json.dumps({"format": PLAN_FORMAT, **asdict(self)}) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> "PruningPlan":
-        """Read a plan that `save` wrote.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The plan.
-
-        Raises:
-            InputError: If the file is missing, damaged or of another format.
-        """
-        try:
-            text = path.read_text(encoding="utf-8")
-            found = json.loads(text)["format"]
-            if found != PLAN_FORMAT:
-                raise InputError(f"{path}: plan format {found} is not {PLAN_FORMAT}")
-            return TypeAdapter(cls).validate_json(text, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise InputError(f"{path}: not a pruning plan ({place}: {first['msg']})") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a pruning plan ({type(error).__name__}: {error})") from error
+from causal_prune.surgery.pruning_plan import PruningPlan, Target, TargetKind
 
 
 def plan(
@@ -210,7 +129,7 @@ def plan_widths(
     achieved = share_kept(graph, kind, {name: len(units) for name, units in kept.items()}, orders)
     if isclose(achieved, requested, rel_tol=1e-12):
         achieved = requested  # no more than rounding above it
-    return PruningPlan(Target(kind, requested, achieved), kept, cuts_of(graph, kept))
+    return PruningPlan(Target(kind, requested, achieved), kept, graph.cuts(kept))
 
 
 def plan_like(graph: FilterGraph, scores: FilterScores, other: PruningPlan) -> PruningPlan:
@@ -242,7 +161,7 @@ def plan_like(graph: FilterGraph, scores: FilterScores, other: PruningPlan) -> P
                 for unit in sorted(kind, key=rank.__getitem__)[: len(before & set(kind))]
             )
         )
-    return PruningPlan(other.target, kept, cuts_of(graph, kept))
+    return PruningPlan(other.target, kept, graph.cuts(kept))
 
 
 def _best_first(group: Group, scores: FilterScores) -> Tensor:

@@ -6,7 +6,6 @@ must not change what it computes, so a reader that the graph has missed shows.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +23,9 @@ from causal_prune.network.running import (
     tensors_in,
     train_without_statistics,
 )
-from causal_prune.surgery import Cuts, cut_network, cuts_of, silence_network, silencing_masks
+from causal_prune.surgery.cuts import Cuts
+from causal_prune.surgery.removal import cut_network
+from causal_prune.surgery.silencing import silence_network, silencing_masks
 
 TOLERANCE = 1e-5
 EXACT_TOLERANCE = 1e-9
@@ -80,7 +81,7 @@ def _trial(
         for group in groups:
             left = max(group.size - max(1, int(group.size * share)), 1)
             kept[group.name] = group.first(left, torch.randperm(group.size).tolist())
-        wrong = difference(model, cuts_of(graph, kept), examples, as_in_training=graph.trains_more)
+        wrong = difference(model, graph.cuts(kept), examples, as_in_training=graph.trains_more)
         if wrong is not None:
             return wrong
     return None
@@ -231,27 +232,3 @@ def _cast(inputs: Any, precision: torch.dtype) -> Any:
     if isinstance(inputs, list | tuple):
         return tuple(_cast(value, precision) for value in inputs)
     return inputs
-
-
-def without(graph: FilterGraph, failing: dict[str, str]) -> FilterGraph:
-    """Freeze groups.
-
-    Args:
-        graph: The graph.
-        failing: Reasons by group.
-
-    Returns:
-        A graph in which these groups, and their producers, are frozen.
-    """
-    groups = [
-        replace(g, frozen=failing[g.name]) if g.name in failing and g.frozen is None else g
-        for g in graph.groups
-    ]
-    groups.sort(key=lambda group: group.frozen is not None)
-    producers = {
-        member.layer: failing[group.name]
-        for group in graph.prunable
-        if group.name in failing
-        for member in group.of_role("producer")
-    }
-    return replace(graph, groups=tuple(groups), frozen={**producers, **graph.frozen})

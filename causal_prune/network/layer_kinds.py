@@ -21,6 +21,15 @@ InstanceNorm = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 MIXING = (*Convolution, nn.Linear)
 
+# Kinds of layers, and the attributes that hold their filters (or carried channels) and their inputs.
+WIDTHS: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
+    (Convolution, "out_channels", "in_channels"),
+    ((nn.Linear,), "out_features", "in_features"),
+    ((*BatchNorm, *InstanceNorm), "num_features", ""),
+    ((nn.GroupNorm,), "num_channels", ""),
+    ((nn.PReLU,), "num_parameters", ""),
+)
+
 CARRYING = (*BatchNorm, *InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 
 Kind = Literal["conv", "linear", "norm", "prelu"]
@@ -64,14 +73,9 @@ def widths_of(module: nn.Module) -> tuple[int, int]:
     Returns:
         Filters, or the channels that it carries, and input channels; 0 where there is nothing of the kind.
     """
-    if isinstance(module, Convolution):
-        return module.out_channels, module.in_channels
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    if isinstance(module, nn.GroupNorm):
-        return module.num_channels, 0
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1], 0
-    if isinstance(module, nn.PReLU):
-        return module.num_parameters, 0
-    return int(getattr(module, "num_features", 0)), 0
+    for kinds, filters, inputs in WIDTHS:
+        if isinstance(module, kinds):
+            return int(getattr(module, filters)), int(getattr(module, inputs)) if inputs else 0
+    return 0, 0

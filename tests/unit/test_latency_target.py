@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from causal_prune import latency_target
-from causal_prune.channel_removal import remove
 from causal_prune.errors import InputError, TargetError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
@@ -13,7 +12,9 @@ from causal_prune.latency_target import _bisect, plan_latency
 from causal_prune.measure.cost import count_cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_export import Parity
-from causal_prune.pruning_plan import PruningPlan, plan
+from causal_prune.pruning_plan import plan
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.surgery.removal import remove
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 

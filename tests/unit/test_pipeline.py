@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from causal_prune import comparison, latency_target, pipeline
-from causal_prune.channel_removal import load
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_export import Parity
 from causal_prune.pipeline import Compressed, compress
-from causal_prune.pruning_plan import PruningPlan
 from causal_prune.report.bundle import verify
 from causal_prune.report.report import Report
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.surgery.rebuilding import load
 
 # a dozen calibration images are quick, and fewer than the weights that they refit
 pytestmark = pytest.mark.filterwarnings("ignore:compensate:UserWarning")

@@ -6,16 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from causal_prune.channel_removal import remove, zero
 from causal_prune.compensation import repair
 from causal_prune.cut_layer import CutLayer
 from causal_prune.filter_graph import trace
 from causal_prune.importance import FilterScores
 from causal_prune.joint_repair import _samples
 from causal_prune.layer_targets import Item
-from causal_prune.pruning_plan import PruningPlan, plan_widths
+from causal_prune.pruning_plan import plan_widths
 from causal_prune.series_refit import Linearised, Preconditioner, Series, gauss_newton, series_in
-from causal_prune.surgery import LayerCut
+from causal_prune.surgery.cuts import LayerCut
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.surgery.removal import remove
+from causal_prune.surgery.silencing import zero
 from tests.unit.drawn_weights import drawn
 
 INFINITE = float("inf")

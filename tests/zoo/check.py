@@ -16,15 +16,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from causal_prune.arms import bundle_weights
-from causal_prune.channel_removal import load, remove, zero
 from causal_prune.errors import CausalPruneError
 from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance.scores import from_units
 from causal_prune.network.running import call, tensors_in
 from causal_prune.onnx_export import export_onnx
-from causal_prune.pruning_plan import PruningPlan, plan_widths
-from causal_prune.surgery import Cuts
+from causal_prune.pruning_plan import plan_widths
+from causal_prune.surgery.cuts import Cuts
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.surgery.rebuilding import bundle_weights, load
+from causal_prune.surgery.removal import remove
+from causal_prune.surgery.silencing import zero
 from tests.zoo.nested import error_between, finite, like, resampled
 from tests.zoo.silencing import MIXING, emitting_noise, reading_zeros
 from tests.zoo.untouched import TouchedError, untouched

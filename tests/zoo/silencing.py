@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from causal_prune.surgery import Cuts
+from causal_prune.surgery.cuts import Cuts
 
 MIXING = (nn.modules.conv._ConvNd, nn.Linear)
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from causal_prune.filter_graph import FilterGraph, trace
-from causal_prune.pruning_plan import PruningPlan, plan_widths
-from causal_prune.surgery import LayerCut
+from causal_prune.pruning_plan import plan_widths
+from causal_prune.surgery.cuts import LayerCut
+from causal_prune.surgery.pruning_plan import PruningPlan
 from tests.zoo import check
 from tests.zoo.frame import Frame, block, image, randomised
 from tests.zoo.layers import conv

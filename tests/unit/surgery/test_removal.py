@@ -9,13 +9,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from causal_prune.arms import bundle_weights
-from causal_prune.channel_removal import load, remove, zero, zero_masks
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
 from causal_prune.importance import score
-from causal_prune.pruning_plan import PruningPlan, plan
+from causal_prune.pruning_plan import plan
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.surgery.rebuilding import bundle_weights, load
+from causal_prune.surgery.removal import remove
+from causal_prune.surgery.silencing import zero, zero_masks
 
 
 class Residual(nn.Module):

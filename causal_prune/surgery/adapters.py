@@ -1,45 +1,30 @@
 """Adapters: forward hooks that pick channels, or put removed ones back as zeros, at the border of a module."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-
-class AdapterSpec(Protocol):
-    """What an adapter needs to know (see `surgery.AdapterCut`)."""
-
-    @property
-    def side(self) -> Literal["in", "out"]: ...  # noqa: D102
-    @property
-    def leaf(self) -> int: ...  # noqa: D102
-    @property
-    def dim(self) -> int: ...  # noqa: D102
-    @property
-    def form(self) -> Literal["pick", "restore"]: ...  # noqa: D102
-    @property
-    def keep(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def size(self) -> int: ...  # noqa: D102
+from causal_prune.surgery.cuts import AdapterCut
 
 
 class ChannelAdapter:
     """Picks the channels that stay out of all channels, or makes all channels from those that stay.
 
     Args:
-        spec: Which tensor, which dimension, which channels.
+        cut: Which tensor, which dimension, which channels.
     """
 
-    def __init__(self, spec: AdapterSpec) -> None:
-        self.leaf, self.dim = spec.leaf, spec.dim
-        self.restores = spec.form == "restore"
+    def __init__(self, cut: AdapterCut) -> None:
+        self.leaf, self.dim = cut.leaf, cut.dim
+        self.restores = cut.form == "restore"
         if self.restores:  # the channel behind the last is a zero, and stands wherever a channel is gone
-            place = {channel: index for index, channel in enumerate(spec.keep)}
-            self.index = torch.tensor([place.get(channel, len(spec.keep)) for channel in range(spec.size)])
+            place = {channel: index for index, channel in enumerate(cut.keep)}
+            self.index = torch.tensor([place.get(channel, len(cut.keep)) for channel in range(cut.size)])
         else:
-            self.index = torch.tensor(spec.keep, dtype=torch.int64)
+            self.index = torch.tensor(cut.keep, dtype=torch.int64)
 
     def adapt(self, tree: Any) -> Any:
         """Adapt one tensor of nested arguments or results.
@@ -70,14 +55,14 @@ class _OnResult(ChannelAdapter):
         return self.adapt(result)
 
 
-def attach(module: nn.Module, spec: AdapterSpec) -> None:
+def attach(module: nn.Module, cut: AdapterCut) -> None:
     """Let a module pick or put back channels whenever it runs.
 
     Args:
         module: A module of a copied network; it gets a hook.
-        spec: What to do.
+        cut: What to do.
     """
-    if spec.side == "in":
-        module.register_forward_pre_hook(_OnArguments(spec), with_kwargs=True)
+    if cut.side == "in":
+        module.register_forward_pre_hook(_OnArguments(cut), with_kwargs=True)
     else:
-        module.register_forward_hook(_OnResult(spec))
+        module.register_forward_hook(_OnResult(cut))

@@ -1,0 +1,135 @@
+"""What a cut keeps of every layer, and the record of it that a cut network carries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from causal_prune.errors import InputError
+from causal_prune.network.layer_kinds import widths_of
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """What is kept of one layer; None along an axis that is not cut.
+
+    Attributes:
+        keep_filters: Ascending indices of the filters (or carried channels) that stay.
+        keep_inputs: Ascending indices of the input channels that stay.
+        filters: Number of filters before.
+        inputs: Number of input channels before; 0 for layers that mix nothing.
+        grouping: How a grouped layer is cut (see `filter_graph.Layer`).
+    """
+
+    keep_filters: tuple[int, ...] | None
+    keep_inputs: tuple[int, ...] | None
+    filters: int
+    inputs: int
+    grouping: Literal["dense", "blocks", "positions"] = "dense"
+
+
+@dataclass(frozen=True)
+class ParameterCut:
+    """What is kept of a parameter or buffer that belongs to no known layer.
+
+    Attributes:
+        dim: The dimension that holds the channels.
+        keep: Ascending indices that stay.
+        size: Extent of the dimension before.
+    """
+
+    dim: int
+    keep: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class AdapterCut:
+    """Channels that are picked or put back at a border of a module (see `graph_types.Adapter`).
+
+    Attributes:
+        module: Name of the module.
+        side: "in" for an argument, "out" for a result.
+        leaf: Position of the tensor among the leaves of the arguments or results.
+        dim: Dimension of the channels.
+        form: "pick" or "restore".
+        keep: Ascending indices that stay.
+        size: Extent of the dimension before.
+    """
+
+    module: str
+    side: Literal["in", "out"]
+    leaf: int
+    dim: int
+    form: Literal["pick", "restore"]
+    keep: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """All that a cut does to a network.
+
+    Attributes:
+        layers: Cuts by layer name; layers that are not cut are absent.
+        parameters: Cuts of bare parameters and buffers by name.
+        adapters: Channels picked or put back around functions that count them by position.
+    """
+
+    layers: Mapping[str, LayerCut]
+    parameters: Mapping[str, ParameterCut]
+    adapters: tuple[AdapterCut, ...] = ()
+
+
+def check_width(modules: Mapping[str, nn.Module], name: str, cut: LayerCut) -> None:
+    """Refuse a layer that is not as wide as a cut expects.
+
+    Args:
+        modules: The network's modules by name.
+        name: The layer.
+        cut: Its cut.
+
+    Raises:
+        InputError: If it is missing or has another width.
+    """
+    module = modules.get(name)
+    if module is None:
+        raise InputError(f"the plan names the layer {name!r}, which the model does not have")
+    found = widths_of(module)
+    if found != (cut.filters, cut.inputs):
+        raise InputError(
+            f"the plan was made for another network: {name} has {found[0]} filters and {found[1]} "
+            f"inputs, the plan says {cut.filters} and {cut.inputs}"
+        )
+
+
+RECORD = "_causal_prune_cuts"
+"""Attribute of a cut network that holds its cuts; copies and pickles carry it, state dicts do not."""
+
+
+def record_cuts(model: nn.Module, cuts: Cuts) -> nn.Module:
+    """Keep the cuts that made a network with it.
+
+    Args:
+        model: The cut network.
+        cuts: What was cut, or silenced.
+
+    Returns:
+        The same network.
+    """
+    vars(model)[RECORD] = cuts
+    return model
+
+
+def recorded_cuts(model: nn.Module) -> Cuts | None:
+    """The cuts that made a network.
+
+    Args:
+        model: From `remove`, `zero` or `load`, or a copy of it.
+
+    Returns:
+        The cuts; None for a network that was not made there.
+    """
+    cuts = vars(model).get(RECORD)
+    return cuts if isinstance(cuts, Cuts) else None

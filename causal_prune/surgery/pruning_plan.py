@@ -1,0 +1,92 @@
+"""A pruning plan: which units stay, the cuts that follow from it, and its JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from causal_prune.errors import InputError
+from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut
+
+TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
+
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was asked for and what the plan gives, as shares between 0 and 1.
+
+    Attributes:
+        kind: "keep_macs", "keep_params" and "keep_latency" name the share that stays, "remove_filters" the one that
+            goes.
+        requested: The share asked for.
+        achieved: The share that the plan gives.
+    """
+
+    kind: TargetKind
+    requested: float
+    achieved: float
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which units of every group stay, and the cuts that follow from it.
+
+    Attributes:
+        target: Requested and achieved.
+        kept_units: Ascending units that stay, by group.
+        cuts: What that asks of every layer.
+    """
+
+    target: Target
+    kept_units: Mapping[str, tuple[int, ...]]
+    cuts: Cuts
+
+    @property
+    def layers(self) -> Mapping[str, LayerCut]:
+        """Cuts by layer name; layers that are not cut are absent."""
+        return self.cuts.layers
+
+    @property
+    def parameters(self) -> Mapping[str, ParameterCut]:
+        """Cuts of bare parameters and buffers by name."""
+        return self.cuts.parameters
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON.
+
+        Args:
+            path: The file.
+        """
+        path.write_text(json.dumps({"format": PLAN_FORMAT, **asdict(self)}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "PruningPlan":
+        """Read a plan that `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InputError: If the file is missing, damaged or of another format.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            found = json.loads(text)["format"]
+            if found != PLAN_FORMAT:
+                raise InputError(f"{path}: plan format {found} is not {PLAN_FORMAT}")
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path}: not a pruning plan ({place}: {first['msg']})") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a pruning plan ({type(error).__name__}: {error})") from error
