@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from causal_prune.filter_moments import FilterMoments, observe
     from causal_prune.fine_tuning import fine_tune
     from causal_prune.importance import FilterScores, score
-    from causal_prune.onnx_export import export_onnx
+    from causal_prune.onnx_files.export import export_onnx
     from causal_prune.pipeline import Compressed, compress
     from causal_prune.pruning_plan import plan
     from causal_prune.surgery.pruning_plan import PruningPlan

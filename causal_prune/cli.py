@@ -253,7 +253,7 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
 ) -> int:
     """Output parity of two ONNX files, per output; exits 1 where they differ."""
-    from causal_prune.onnx_export import compare_onnx
+    from causal_prune.onnx_files.parity import compare_onnx
 
     parity = compare_onnx(_file(first), _file(second), tolerance=tolerance, seed=seed)
     verdict = "within" if parity.passed else "ABOVE"

@@ -16,7 +16,8 @@ from causal_prune.importance import WITH_LABELS, FilterScores, score
 from causal_prune.importance.ablation import ablate, joined
 from causal_prune.measure.agreement import agreement, median_agreement, spearman_by_group, spread_units
 from causal_prune.measure.latency import Latency, measure_latency
-from causal_prune.onnx_export import Parity, export_onnx
+from causal_prune.onnx_files.export import export_onnx
+from causal_prune.onnx_files.parity import Parity
 from causal_prune.progress import status
 from causal_prune.pruning_plan import plan, plan_like
 from causal_prune.report.report import AgreementSummary, Curve

@@ -14,8 +14,8 @@ from causal_prune.comparison import Exported
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
-from causal_prune.measure.accuracy import mcnemar_exact, paired_difference
 from causal_prune.measure.latency import Latency, speedup
+from causal_prune.measure.statistics import mcnemar_exact, paired_difference
 from causal_prune.progress import status
 from causal_prune.report.render import render
 from causal_prune.report.report import (

@@ -17,7 +17,6 @@ from causal_prune.data.classification import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, Group
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.replay import Constant, Intervention, Recorder, Replay, Subject
 from causal_prune.importance.scores import (
     FilterScores,
     Labelled,
@@ -26,6 +25,7 @@ from causal_prune.importance.scores import (
     images_for,
     network_for,
 )
+from causal_prune.intervention.replay import Constant, Intervention, Recorder, Replay, Subject
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
 from causal_prune.network.running import call, copied, device_of, inputs_of, moved, part_of

@@ -10,7 +10,6 @@ from causal_prune.data.classification import labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments
-from causal_prune.importance.bottleneck import InformationBottleneck
 from causal_prune.importance.scores import (
     FilterScores,
     Labelled,
@@ -19,6 +18,7 @@ from causal_prune.importance.scores import (
     images_for,
     network_for,
 )
+from causal_prune.intervention.bottleneck import InformationBottleneck
 from causal_prune.network.running import copied, device_of, inputs_of, tensors_in
 from causal_prune.progress import track
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 import causal_prune as cp
 from causal_prune.importance import FilterScores
-from causal_prune.measure.accuracy import evaluate, mcnemar_exact, paired_difference, wilson_interval
+from causal_prune.measure.accuracy import evaluate
+from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
 from causal_prune.pruning_plan import plan_like
 from causal_prune.surgery.pruning_plan import PruningPlan
 

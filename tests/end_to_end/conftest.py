@@ -17,7 +17,7 @@ from causal_prune import comparison, latency_target
 from causal_prune.cli import main
 from causal_prune.fine_tuning import fine_tune
 from causal_prune.measure.latency import measure_latency
-from causal_prune.onnx_export import Parity
+from causal_prune.onnx_files.parity import Parity
 from causal_prune.sources import load_data, load_model
 
 FACTORIES = '''

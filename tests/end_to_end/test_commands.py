@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from causal_prune.onnx_export import export_onnx
+from causal_prune.onnx_files.export import export_onnx
 from causal_prune.report.bundle import write_sums
 from causal_prune.report.report import Report, hits_to_text
 from causal_prune.sources import load_model

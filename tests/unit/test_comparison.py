@@ -17,7 +17,7 @@ from causal_prune.importance.ablation import ablate, joined
 from causal_prune.measure.agreement import spearman_by_group, spread_units
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
-from causal_prune.onnx_export import Parity
+from causal_prune.onnx_files.parity import Parity
 from causal_prune.pruning_plan import plan
 
 Known = tuple[FilterGraph, FilterMoments, FilterScores]

@@ -14,7 +14,7 @@ from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import Accuracy
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
-from causal_prune.onnx_export import Parity
+from causal_prune.onnx_files.parity import Parity
 from causal_prune.pruning_plan import plan
 from causal_prune.report.report import hits_to_text
 

@@ -11,7 +11,7 @@ from causal_prune.importance import FilterScores
 from causal_prune.latency_target import _bisect, plan_latency
 from causal_prune.measure.cost import count_cost
 from causal_prune.measure.latency import Latency
-from causal_prune.onnx_export import Parity
+from causal_prune.onnx_files.parity import Parity
 from causal_prune.pruning_plan import plan
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove

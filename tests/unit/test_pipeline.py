@@ -17,7 +17,7 @@ from causal_prune import comparison, latency_target, pipeline
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency
-from causal_prune.onnx_export import Parity
+from causal_prune.onnx_files.parity import Parity
 from causal_prune.pipeline import Compressed, compress
 from causal_prune.report.bundle import verify
 from causal_prune.report.report import Report

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.filter_graph import FilterGraph, trace
-from causal_prune.importance import ablation, replay
+from causal_prune.importance import ablation
 from causal_prune.importance.ablation import ablate, joined
-from causal_prune.importance.replay import Constant, Recorder, Replay, Rerun
+from causal_prune.intervention import replay
+from causal_prune.intervention.replay import Constant, Recorder, Replay, Rerun
 from causal_prune.measure.agreement import spearman_by_group
 
 

@@ -13,7 +13,7 @@ from causal_prune.errors import InputError
 from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
 from causal_prune.importance import score
-from causal_prune.importance.bottleneck import (
+from causal_prune.intervention.bottleneck import (
     InformationBottleneck,
     StreamingMeanStd,
     _blurred,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.measure.accuracy import evaluate, mcnemar_exact, paired_difference, wilson_interval
+from causal_prune.measure.accuracy import evaluate
+from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
 
 
 class Counted:

@@ -14,9 +14,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from causal_prune import onnx_export
 from causal_prune.errors import InputError, ParityError
-from causal_prune.onnx_export import compare_onnx, export_onnx
+from causal_prune.onnx_files import export as onnx_export
+from causal_prune.onnx_files.export import export_onnx
+from causal_prune.onnx_files.parity import compare_onnx
 
 
 def fixed(model: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto
 
 from causal_prune.errors import InputError, first_line
-from causal_prune.measure.onnx_session import TensorInfo, open_session, random_feed, signature
+from causal_prune.onnx_files.session import TensorInfo, open_session, random_feed, signature
 
 
 def test_a_session_has_the_threads_asked_for_and_runs_on_the_cpu(write_onnx):

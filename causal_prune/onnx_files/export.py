@@ -2,48 +2,26 @@
 
 import io
 import logging
-import math
 import os
 import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import CausalPruneError, InputError, ParityError, first_line
-from causal_prune.measure.onnx_session import common, open_session, random_feed, signature
 from causal_prune.network.running import Inputs, call, device_of, modes_kept, seeded, tensors_in
+from causal_prune.onnx_files.parity import Parity, check_tolerance, largest_error, parity_of
+from causal_prune.onnx_files.session import open_session, signature
 
 _ONE_SIZE = "; dynamic_batch=False exports it for the example's batch size alone"
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far two forms of a network differ on the same inputs.
-
-    The error of an output with reference values a and other values b is max|a - b| / max(1, max|a|): an absolute
-    difference where the reference stays within [-1, 1], and relative to its largest value beyond.
-
-    Attributes:
-        max_abs: The largest error of any output; infinite where an output is not finite or shapes differ.
-        tolerance: The largest error allowed.
-        passed: Whether `max_abs` is within `tolerance`.
-        outputs: The error of each output, by name.
-    """
-
-    max_abs: float
-    tolerance: float
-    passed: bool
-    outputs: dict[str, float]
 
 
 def export_onnx(
@@ -113,43 +91,7 @@ def export_onnx(
         ]
         file.replace(path)
     outputs = {name: max(parity.outputs[name] for parity in parities) for name in reference}
-    return _parity(outputs, tolerance)
-
-
-def compare_onnx(
-    a: str | Path, b: str | Path, *, batch: int = 4, seed: int = 0, tolerance: float = 1e-4
-) -> Parity:
-    """Compare what two ONNX files compute from the same random inputs.
-
-    Args:
-        a: The reference.
-        b: The other file; it must have inputs and outputs of the same names, types and shapes.
-        batch: Number of images, at least 1; a file with a fixed batch gets that one.
-        seed: Seed of the inputs: standard normal, or 0 and 1 for integers.
-        tolerance: The largest error allowed, as defined at `Parity`; greater than 0.
-
-    Returns:
-        The parity; `passed` is False where the files differ. Nothing is raised for a difference of values.
-
-    Raises:
-        InputError: If a file is missing or cannot be run, or inputs or outputs do not correspond.
-    """
-    _check_tolerance(tolerance)
-    if batch < 1:
-        raise InputError(f"batch={batch} must be at least 1")
-    sessions = [open_session(Path(file)) for file in (a, b)]
-    (inputs_a, outputs_a), (inputs_b, outputs_b) = (signature(session) for session in sessions)
-    inputs = common("input", inputs_a, inputs_b)
-    names = [info.name for info in common("output", outputs_a, outputs_b)]
-    fixed = next((info.shape[0] for info in inputs if info.shape and info.shape[0] is not None), batch)
-    feed = random_feed(inputs, batch=fixed, seed=seed)
-    results = []
-    for file, session in zip((a, b), sessions, strict=True):
-        try:
-            results.append(session.run(names, feed))
-        except Exception as error:  # ONNX Runtime has one exception class per status and no common base
-            raise InputError(f"{file} cannot run a batch of {fixed}: {first_line(error)}") from error
-    return _parity({name: _error(x, y) for name, x, y in zip(names, *results, strict=True)}, tolerance)
+    return parity_of(outputs, tolerance)
 
 
 class _Flat(nn.Module):
@@ -183,13 +125,8 @@ class _Flat(nn.Module):
         return outputs
 
 
-def _check_tolerance(tolerance: float) -> None:
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise InputError(f"tolerance={tolerance} must be a number greater than 0")
-
-
 def _check_arguments(path: Path, tolerance: float) -> None:
-    _check_tolerance(tolerance)
+    check_tolerance(tolerance)
     if path.is_dir():
         raise InputError(f"path {path} is a folder: name the ONNX file to write")
     if not path.parent.is_dir():
@@ -358,7 +295,9 @@ def _parity_with_torch(flat: _Flat, file: Path, batch: dict[str, Tensor], tolera
                 f"output '{name}' has shape {array.shape} in torch and {actual[name].shape} in ONNX Runtime "
                 f"on input shape {size}"
             )
-    parity = _parity({name: _error(array, actual[name]) for name, array in expected.items()}, tolerance)
+    parity = parity_of(
+        {name: largest_error(array, actual[name]) for name, array in expected.items()}, tolerance
+    )
     if not parity.passed:
         worst = max(parity.outputs, key=parity.outputs.__getitem__)
         raise ParityError(
@@ -366,20 +305,3 @@ def _parity_with_torch(flat: _Flat, file: Path, batch: dict[str, Tensor], tolera
             f"{size}, more than the tolerance of {tolerance:g}"
         )
     return parity
-
-
-def _parity(outputs: dict[str, float], tolerance: float) -> Parity:
-    largest = max(outputs.values())
-    return Parity(largest, tolerance, largest <= tolerance, outputs)
-
-
-def _error(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    """The error defined at `Parity`; infinite where it cannot be computed."""
-    if reference.shape != other.shape:
-        return math.inf
-    a, b = reference.astype(np.float64), other.astype(np.float64)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.inf
-    if not a.size:
-        return 0.0
-    return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))

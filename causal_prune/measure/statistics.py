@@ -1,0 +1,122 @@
+"""Statistics of what was measured: intervals, exact tests on the same images, differences over seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from causal_prune.errors import InputError
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean of paired differences, and how sure it is.
+
+    Attributes:
+        mean: Mean difference; positive where the first of the pair is better.
+        sd: Standard deviation (n - 1); None for a single pair.
+        ci95: Student t interval of the mean at 95 % confidence; None for a single pair.
+        wins: Number of differences above 0; a tie is no win.
+        of: Number of pairs.
+    """
+
+    mean: float
+    sd: float | None
+    ci95: tuple[float, float] | None
+    wins: int
+    of: int
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion.
+
+    With p = correct / total, n = total and z the normal quantile of (1 + confidence) / 2:
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). Source: Wilson (1927).
+
+    Args:
+        correct: Number of successes, 0 to `total`.
+        total: Number of trials, at least 1.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        Lower and upper end, 0 to 1.
+
+    Raises:
+        InputError: If the counts or the confidence are out of range.
+
+    Example:
+        >>> low, high = wilson_interval(98, 100)
+        >>> round(low, 4), round(high, 4)
+        (0.93, 0.9945)
+    """
+    if total < 1 or not 0 <= correct <= total:
+        raise InputError(
+            f"correct={correct} of total={total}: total must be at least 1 and correct within it"
+        )
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence={confidence} must lie between 0 and 1")
+    interval = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar_exact(hits_a: npt.ArrayLike, hits_b: npt.ArrayLike) -> float:
+    """Exact two-sided McNemar test of two networks on the same images.
+
+    Of the n images that exactly one of the two gets right, b are a's. If the networks are equally good, b is
+    binomial(n, 1/2); p is the probability of a split at least as uneven. Source: McNemar (1947), exact form.
+
+    Args:
+        hits_a: Whether a was right, per image, shape (images,).
+        hits_b: The same for b, same images in the same order.
+
+    Returns:
+        p, 0 to 1; 1.0 where the networks never differ. Small p: unequal accuracy, whichever is better.
+
+    Raises:
+        InputError: If the two are no equally long lists of truth values.
+
+    Example:
+        >>> mcnemar_exact([True] * 5 + [False], [False] * 5 + [False])
+        0.0625
+    """
+    a, b = np.asarray(hits_a), np.asarray(hits_b)
+    if a.ndim != 1 or a.shape != b.shape or a.dtype != np.bool_ or b.dtype != np.bool_:
+        raise InputError(
+            f"hits_a {a.dtype}{a.shape} and hits_b {b.dtype}{b.shape} must be truth values of the same images"
+        )
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def paired_difference(differences: Sequence[float]) -> PairedDifference:
+    """Mean of paired differences (one per seed) with a Student t interval.
+
+    With n differences of mean m and standard deviation s (n - 1): m +- t(0.975; n - 1) s / sqrt(n).
+
+    Args:
+        differences: One difference per pair, in any unit, finite; positive where the first is better.
+
+    Returns:
+        The mean, its spread and its interval; equal differences give an interval of width 0.
+
+    Raises:
+        InputError: If there is no difference, or one is not finite.
+
+    Example:
+        >>> paired_difference([0.01, 0.03]).wins
+        2
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise InputError(f"differences={list(differences)} must be one or more finite numbers")
+    count, mean, wins = int(values.size), float(values.mean()), int((values > 0).sum())
+    if count == 1:
+        return PairedDifference(mean, None, None, wins, count)
+    sd = float(values.std(ddof=1))
+    half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
+    return PairedDifference(mean, sd, (mean - half, mean + half), wins, count)

@@ -1,0 +1,1 @@
+"""ONNX files: exporting, proving that a file computes the same, running one."""
