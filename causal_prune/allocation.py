@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from causal_prune.errors import TargetError
-from causal_prune.graph_types import FilterGraph, Group, Layer, Member
 from causal_prune.importance.scores import EliminationCurve
 from causal_prune.surgery.pruning_plan import TargetKind
+from causal_prune.tracing.filter_graph import FilterGraph, Group, Layer, Member
 
 SMALLEST_WIDTH = 1
 CLOSE = 0.01

@@ -10,7 +10,6 @@ from torch.utils.data import Subset
 from causal_prune.arms import ArmResult, Mode, Recipe, curve, dense_arm, run_arm
 from causal_prune.data.data import Images, held_out, loader
 from causal_prune.errors import CausalPruneWarning, InputError
-from causal_prune.filter_graph import FilterGraph
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import WITH_LABELS, FilterScores, score
 from causal_prune.importance.ablation import ablate, joined
@@ -22,6 +21,7 @@ from causal_prune.progress import status
 from causal_prune.pruning_plan import plan, plan_like
 from causal_prune.report.report import AgreementSummary, Curve
 from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.tracing.filter_graph import FilterGraph
 
 ARMS = ("causal", "random", "magnitude")
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)

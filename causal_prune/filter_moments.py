@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from causal_prune.errors import InputError, warn
-from causal_prune.filter_graph import FilterGraph
 from causal_prune.machine import add_up, allowed_memory, fail_together, processes, smallest
-from causal_prune.moments import Moments, gather_all, merge, moments_of
+from causal_prune.moments import gather_all
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_matrices import channel_dim, flat_weight
 from causal_prune.network.patches import images_at_once, rows_read
@@ -30,17 +29,7 @@ from causal_prune.output_effects import OutputEffects
 from causal_prune.progress import track
 from causal_prune.reading import Reading, ReadMoments, readings, undetermined
 from causal_prune.state_flow import State, StateFlow
-
-__all__ = [
-    "FeatureMoments",
-    "FilterMoments",
-    "Moments",
-    "ReadMoments",
-    "State",
-    "merge",
-    "moments_of",
-    "observe",
-]
+from causal_prune.tracing.filter_graph import FilterGraph
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import nn
 
 from causal_prune.arms import ArmResult
 from causal_prune.comparison import Exported
-from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
 from causal_prune.measure.latency import Latency, speedup
@@ -31,6 +30,7 @@ from causal_prune.report.report import (
 )
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights
+from causal_prune.tracing.filter_graph import FilterGraph
 
 
 def assemble(

@@ -10,7 +10,6 @@ from torch import nn
 from causal_prune.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
 from causal_prune.findings import layer_entries
 from causal_prune.fine_tuning import fine_tune
@@ -27,6 +26,8 @@ from causal_prune.settings import RunSettings
 from causal_prune.small_cnn import small_resnet
 from causal_prune.sources import check_fits, load_data, load_model, load_weights
 from causal_prune.surgery.pruning_plan import Target
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,6 @@ from pathlib import Path
 from torch import nn
 
 from causal_prune.errors import TargetError
-from causal_prune.filter_graph import FilterGraph
 from causal_prune.importance import FilterScores
 from causal_prune.measure.latency import measure_latency
 from causal_prune.network.running import Inputs
@@ -16,6 +15,7 @@ from causal_prune.progress import track
 from causal_prune.pruning_plan import check_prunable, checked_target, plan
 from causal_prune.surgery.pruning_plan import PruningPlan, Target
 from causal_prune.surgery.removal import remove
+from causal_prune.tracing.filter_graph import FilterGraph
 
 STEPS = 7
 

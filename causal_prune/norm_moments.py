@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causal_prune.graph_types import FilterGraph
 from causal_prune.moments import Gathering, Moments, gather_all
+from causal_prune.tracing.filter_graph import FilterGraph
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from causal_prune.comparison import export_arms, judge, rivals_of, run_arms, sha
 from causal_prune.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import CausalPruneError
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import observe
 from causal_prune.findings import assemble, write_bundle
 from causal_prune.importance import score
@@ -29,7 +28,9 @@ from causal_prune.pruning_plan import checked_target, plan
 from causal_prune.report.bundle import staged
 from causal_prune.report.report import Report
 from causal_prune.surgery.pruning_plan import PruningPlan
-from causal_prune.trial_cuts import difference
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
+from causal_prune.tracing.trial_cuts import difference
 
 COMPENSATIONS: dict[Method, str] = {
     "least_squares": "least squares",

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from causal_prune.allocation import by_curves, equal_shares, share_kept
 from causal_prune.errors import InputError, TargetError
-from causal_prune.graph_types import FilterGraph, Group
 from causal_prune.importance import FilterScores
 from causal_prune.machine import alignment
 from causal_prune.surgery.pruning_plan import PruningPlan, Target, TargetKind
+from causal_prune.tracing.filter_graph import FilterGraph, Group
 
 
 def plan(

@@ -8,8 +8,8 @@ from math import gcd, prod
 import torch
 from torch import Tensor, nn
 
-from causal_prune.graph_types import FilterGraph
 from causal_prune.moments import Gathering
+from causal_prune.tracing.filter_graph import FilterGraph
 
 LONGEST_PATCH = 8192
 """Patches of more numbers than this are read as channels: inverting their covariance would take minutes."""

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causal_prune.explainer import CausalCNNExplainer
-from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import score
+from causal_prune.tracing.network_trace import trace
 
 FILE = Path(__file__).parents[2].parent / "shared" / "oracle" / "applybn.npz"
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"the oracle values are not at {FILE}")

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from causal_prune.arms import CURVE_IMAGES, Recipe, curve, cut, dense_arm, run_arm
 from causal_prune.compensation import compensate
 from causal_prune.data.data import loader
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import evaluate
 from causal_prune.measure.cost import count_cost
@@ -20,6 +19,8 @@ from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights
 from causal_prune.surgery.removal import remove
 from causal_prune.surgery.silencing import zero, zero_masks
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 
 
 class Counted(Dataset[tuple[Tensor, int]]):

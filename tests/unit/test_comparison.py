@@ -10,7 +10,6 @@ from causal_prune import comparison
 from causal_prune.arms import ArmResult, Recipe
 from causal_prune.comparison import SHARES, export_arms, judge, rivals_of, run_arms, share_curve
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import FilterScores, score
 from causal_prune.importance.ablation import ablate, joined
@@ -19,6 +18,8 @@ from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.pruning_plan import plan
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 
 Known = tuple[FilterGraph, FilterMoments, FilterScores]
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from causal_prune.compensation import compensate, repair
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.network.running import call
 from causal_prune.output_paths import output_paths
@@ -20,6 +19,8 @@ from causal_prune.pruning_plan import plan_widths
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.surgery.silencing import zero
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 from tests.unit.drawn_weights import drawn
 from tests.unit.own_padding import SameConv2d
 

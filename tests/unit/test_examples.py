@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from causal_prune.filter_graph import trace
 from causal_prune.settings import load_settings
 from causal_prune.sources import load_data, load_model, load_weights
+from causal_prune.tracing.network_trace import trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CIFAR = f"{EXAMPLES}/cifar_resnet.py"

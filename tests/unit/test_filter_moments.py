@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from causal_prune import filter_moments, reading
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
+from causal_prune.tracing.network_trace import trace
 
 
 def generator(seed: int = 4) -> torch.Generator:

@@ -8,7 +8,6 @@ from torch import nn
 
 from causal_prune.arms import ArmResult
 from causal_prune.comparison import Exported
-from causal_prune.filter_graph import trace
 from causal_prune.findings import arm_entries, compared, layer_entries
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import Accuracy
@@ -17,6 +16,7 @@ from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.pruning_plan import plan
 from causal_prune.report.report import hits_to_text
+from causal_prune.tracing.network_trace import trace
 
 
 def accuracy(*hits: int) -> Accuracy:

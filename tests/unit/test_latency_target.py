@@ -6,7 +6,6 @@ from torch import nn
 
 from causal_prune import latency_target
 from causal_prune.errors import InputError, TargetError
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.latency_target import _bisect, plan_latency
 from causal_prune.measure.cost import count_cost
@@ -15,6 +14,8 @@ from causal_prune.onnx_files.parity import Parity
 from causal_prune.pruning_plan import plan
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from causal_prune.allocation import FLOOR, cost, share_kept
 from causal_prune.errors import InputError, TargetError
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance import FilterScores
 from causal_prune.importance.scores import EliminationCurve
 from causal_prune.measure.cost import count_cost
 from causal_prune.pruning_plan import checked_target, plan, plan_like, plan_widths
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 
 
 class Residual(nn.Module):

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from causal_prune.compensation import repair
 from causal_prune.cut_layer import CutLayer
-from causal_prune.filter_graph import trace
 from causal_prune.importance import FilterScores
 from causal_prune.joint_repair import _samples
 from causal_prune.layer_targets import Item
@@ -18,6 +17,7 @@ from causal_prune.surgery.cuts import LayerCut
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.surgery.silencing import zero
+from causal_prune.tracing.network_trace import trace
 from tests.unit.drawn_weights import drawn
 
 INFINITE = float("inf")

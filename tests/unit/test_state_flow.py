@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
+from causal_prune.tracing.network_trace import trace
 
 
 def normalise(net: nn.Module) -> nn.Module:

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from causal_prune.errors import CausalPruneError
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.importance.scores import from_units
 from causal_prune.network.running import call, tensors_in
 from causal_prune.onnx_files.export import export_onnx
@@ -27,6 +26,8 @@ from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights, load
 from causal_prune.surgery.removal import remove
 from causal_prune.surgery.silencing import zero
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 from tests.zoo.nested import error_between, finite, like, resampled
 from tests.zoo.silencing import MIXING, emitting_noise, reading_zeros
 from tests.zoo.untouched import TouchedError, untouched

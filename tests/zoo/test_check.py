@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.pruning_plan import plan_widths
 from causal_prune.surgery.cuts import LayerCut
 from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 from tests.zoo import check
 from tests.zoo.frame import Frame, block, image, randomised
 from tests.zoo.layers import conv

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from causal_prune.filter_graph import trace
+from causal_prune.tracing.network_trace import trace
 from tests.zoo.frame import Pattern, block, image
 from tests.zoo.parents import true_parents
 from tests.zoo.patterns import PATTERNS

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import trace
+from causal_prune.tracing.network_trace import trace
 from tests.zoo.check import check_network
 from tests.zoo.frame import Frame, image, randomised
 from tests.zoo.layers import conv

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.filter_graph import FilterGraph, trace
 from causal_prune.filter_moments import FilterMoments, observe
+from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing.network_trace import trace
 
 
 class Net(nn.Module):

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
 from causal_prune.importance import score
+from causal_prune.tracing.network_trace import trace
 
 
 def l1(weight: torch.Tensor) -> list[float]:

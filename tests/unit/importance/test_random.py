@@ -1,9 +1,9 @@
 import torch
 from torch import nn
 
-from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
 from causal_prune.importance import score
+from causal_prune.tracing.network_trace import trace
 
 
 def test_seeds_differ_and_the_global_generator_plays_no_part(traced) -> None:

@@ -10,7 +10,6 @@ import torchvision
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import trace
 from causal_prune.filter_moments import observe
 from causal_prune.importance import score
 from causal_prune.pruning_plan import plan
@@ -18,6 +17,7 @@ from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights, load
 from causal_prune.surgery.removal import remove
 from causal_prune.surgery.silencing import zero, zero_masks
+from causal_prune.tracing.network_trace import trace
 
 
 class Residual(nn.Module):

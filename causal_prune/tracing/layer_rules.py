@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
-from causal_prune.channel_labels import FIXED, Labels, compact, varying_dims
-from causal_prune.channel_tracer import ChannelTracer, Operation, tensors
 from causal_prune.network.layer_kinds import (
     CARRYING,
     MIXING,
@@ -21,6 +19,8 @@ from causal_prune.network.layer_kinds import (
     computes_its_weight,
     computes_what_its_type_says,
 )
+from causal_prune.tracing.channel_labels import FIXED, Labels, compact, varying_dims
+from causal_prune.tracing.channel_tracer import ChannelTracer, Operation, tensors
 
 
 @dataclass

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from causal_prune.graph_types import FilterGraph, Group
 from causal_prune.network.running import (
     Inputs,
     call,
@@ -26,6 +25,7 @@ from causal_prune.network.running import (
 from causal_prune.surgery.cuts import Cuts
 from causal_prune.surgery.removal import cut_network
 from causal_prune.surgery.silencing import silence_network, silencing_masks
+from causal_prune.tracing.filter_graph import FilterGraph, Group
 
 TOLERANCE = 1e-5
 EXACT_TOLERANCE = 1e-9

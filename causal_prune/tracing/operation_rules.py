@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from causal_prune.channel_labels import (
+from causal_prune.tracing.channel_labels import (
     FIXED,
     Labels,
     broadcast_labels,
@@ -19,8 +19,8 @@ from causal_prune.channel_labels import (
     meeting_pairs,
     varying_dims,
 )
-from causal_prune.channel_tracer import Operation, Rule, tensors
-from causal_prune.layer_rules import TraceRecord, record_operation
+from causal_prune.tracing.channel_tracer import Operation, Rule, tensors
+from causal_prune.tracing.layer_rules import TraceRecord, record_operation
 
 _IDENTITY = ("clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout")
 _WHOLE = ("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from causal_prune.channel_labels import FIXED, Labels, LabelSets, Regions, compact, varying_dims
+from causal_prune.tracing.channel_labels import FIXED, Labels, LabelSets, Regions, compact, varying_dims
 
 LARGEST_PARAMETER = 4_000_000
 """Parameters used outside a known layer are labelled element by element up to this size."""

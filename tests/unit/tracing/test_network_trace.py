@@ -9,9 +9,10 @@ import torch_pruning as tp
 import torchvision
 from torch import Tensor, nn
 
-from causal_prune import filter_graph
 from causal_prune.errors import InputError
-from causal_prune.filter_graph import FilterGraph, Group, trace
+from causal_prune.tracing import network_trace as filter_graph
+from causal_prune.tracing.filter_graph import FilterGraph, Group
+from causal_prune.tracing.network_trace import trace
 
 Part = tuple[str, str, tuple[int, ...]]
 """(layer, "in", "out" or "carried", indices): a layer's part in a cut."""
