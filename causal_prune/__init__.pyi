@@ -1,6 +1,6 @@
 """The public names and where they live; `__init__.py` reads this table when a name is first used."""
 
-from .compensation import compensate as compensate
+from .compensation.compensation import compensate as compensate
 from .data.data import Data as Data
 from .errors import CausalPruneError as CausalPruneError
 from .errors import CausalPruneWarning as CausalPruneWarning
@@ -8,11 +8,11 @@ from .errors import InputError as InputError
 from .errors import ParityError as ParityError
 from .errors import TargetError as TargetError
 from .explainer import CausalCNNExplainer as CausalCNNExplainer
-from .filter_moments import FilterMoments as FilterMoments
-from .filter_moments import observe as observe
-from .fine_tuning import fine_tune as fine_tune
+from .fine_tuning.training import fine_tune as fine_tune
 from .importance import FilterScores as FilterScores
 from .importance import score as score
+from .observation.filter_moments import FilterMoments as FilterMoments
+from .observation.filter_moments import observe as observe
 from .onnx_files.export import export_onnx as export_onnx
 from .pipeline import Compressed as Compressed
 from .pipeline import compress as compress

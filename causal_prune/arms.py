@@ -7,11 +7,11 @@ from typing import Literal
 from torch import nn
 from torch.utils.data import Subset
 
-from causal_prune.batchnorm_statistics import reestimate
-from causal_prune.compensation import Method, repair
+from causal_prune.compensation.compensation import Method, repair
+from causal_prune.compensation.layer_repair import LayerRepair
+from causal_prune.compensation.reestimation import reestimate
 from causal_prune.data.data import Images, loader
-from causal_prune.fine_tuning import fine_tune
-from causal_prune.layer_repair import LayerRepair
+from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.measure.accuracy import Accuracy, evaluate
 from causal_prune.measure.cost import Cost, count_cost
 from causal_prune.network.running import Inputs

@@ -10,11 +10,11 @@ from torch.utils.data import Subset
 from causal_prune.arms import ArmResult, Mode, Recipe, curve, dense_arm, run_arm
 from causal_prune.data.data import Images, held_out, loader
 from causal_prune.errors import CausalPruneWarning, InputError
-from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import WITH_LABELS, FilterScores, score
 from causal_prune.importance.ablation import ablate, joined
 from causal_prune.measure.agreement import agreement, median_agreement, spearman_by_group, spread_units
 from causal_prune.measure.latency import Latency, measure_latency
+from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.onnx_files.export import export_onnx
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.progress import status

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError, warn
 from causal_prune.explainer_features import Array, Heatmap, collect, frobenius_norm, heatmap
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance import score
 from causal_prune.measure.accuracy import evaluate
-from causal_prune.moments import moments_of
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.running import call, copied, device_of, modes_kept
-from causal_prune.norm_moments import FeatureMoments
+from causal_prune.observation.filter_moments import FilterMoments
+from causal_prune.observation.filter_norms import FeatureMoments
+from causal_prune.observation.gathering import moments_of
 from causal_prune.tracing.filter_graph import FilterGraph, Layer
 
 if TYPE_CHECKING:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from causal_prune.compensation import Method
+from causal_prune.compensation.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import observe
 from causal_prune.findings import layer_entries
-from causal_prune.fine_tuning import fine_tune
+from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.importance import METHODS, score
 from causal_prune.importance.scores import Parents
 from causal_prune.machine import alignment, check_device, one_thread
 from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.network.running import seeded
+from causal_prune.observation.filter_moments import observe
 from causal_prune.pipeline import Compressed, compress
 from causal_prune.pruning_plan import plan
 from causal_prune.report.bundle import check_out

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from causal_prune.arms import ArmResult, Mode, Recipe
 from causal_prune.comparison import export_arms, judge, rivals_of, run_arms, share_curve
-from causal_prune.compensation import Method
+from causal_prune.compensation.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import CausalPruneError
-from causal_prune.filter_moments import observe
 from causal_prune.findings import assemble, write_bundle
 from causal_prune.importance import score
 from causal_prune.importance.scores import Parents
 from causal_prune.latency_target import plan_latency
 from causal_prune.machine import alignment
 from causal_prune.network.running import Inputs, copied
+from causal_prune.observation.filter_moments import observe
 from causal_prune.progress import status
 from causal_prune.pruning_plan import checked_target, plan
 from causal_prune.report.bundle import staged

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from torch import nn
 
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance import (
     ablation,
     batchnorm_scale,
@@ -19,6 +18,7 @@ from causal_prune.importance import (
     taylor,
 )
 from causal_prune.importance.scores import EliminationCurve, FilterScores, Labelled, Method, Parents
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.tracing.filter_graph import FilterGraph
 
 METHODS: Mapping[str, Method] = {

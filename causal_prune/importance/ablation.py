@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from causal_prune.data.classification import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.scores import (
     FilterScores,
     Labelled,
@@ -28,6 +27,7 @@ from causal_prune.intervention.replay import Constant, Intervention, Recorder, R
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
 from causal_prune.network.running import call, copied, device_of, inputs_of, moved, part_of
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.progress import track
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from causal_prune.data.classification import labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.scores import (
     FilterScores,
     Labelled,
@@ -19,6 +18,7 @@ from causal_prune.importance.scores import (
 )
 from causal_prune.intervention.bottleneck import InformationBottleneck
 from causal_prune.network.running import copied, device_of, inputs_of, tensors_in
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.progress import track
 from causal_prune.tracing.filter_graph import FilterGraph
 

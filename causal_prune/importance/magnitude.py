@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_filters
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.tracing.filter_graph import FilterGraph
 
 

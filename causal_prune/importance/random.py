@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_units
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 
 

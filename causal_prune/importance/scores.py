@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import FilterMoments
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 
 Parents = Literal["graph", "chain"]

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.elimination import Equations, direct_effects, eliminate, unique_effects
 from causal_prune.importance.scores import EliminationCurve, FilterScores, Labelled, Parents, from_units
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.progress import track
 from causal_prune.tracing.filter_graph import FilterGraph, Group, Member
 

@@ -9,7 +9,6 @@ from torch.nn.utils import parametrize
 
 from causal_prune.data.classification import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import FilterMoments
 from causal_prune.importance.scores import (
     FilterScores,
     Labelled,
@@ -20,6 +19,7 @@ from causal_prune.importance.scores import (
 )
 from causal_prune.network.layer_matrices import matrix_of
 from causal_prune.network.running import call, copied, device_of, inputs_of, moved
+from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.progress import track
 from causal_prune.tracing.filter_graph import FilterGraph
 

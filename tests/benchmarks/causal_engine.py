@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import causal_prune as cp
 from causal_prune.importance.documented import _coefficients
-from causal_prune.moments import Gathering, Moments
-from causal_prune.norm_moments import FeatureMoments
+from causal_prune.observation.filter_norms import FeatureMoments
+from causal_prune.observation.gathering import Gathering, Moments
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"

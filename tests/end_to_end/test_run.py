@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import causal_prune as cp
-from causal_prune.compensation import repair
+from causal_prune.compensation.compensation import repair
 from causal_prune.measure.latency import Latency
 from causal_prune.report.bundle import verify
 

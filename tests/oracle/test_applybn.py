@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causal_prune.explainer import CausalCNNExplainer
-from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import score
+from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.tracing.network_trace import trace
 
 FILE = Path(__file__).parents[2].parent / "shared" / "oracle" / "applybn.npz"

@@ -9,8 +9,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from causal_prune.errors import CausalPruneError
-from causal_prune.filter_moments import observe
 from causal_prune.importance import score
+from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 
 SHARES = {"uneven": [(0, 13), (13, 40)], "one empty": [(0, 40), (40, 40)], "first empty": [(0, 0), (0, 40)]}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from causal_prune.arms import CURVE_IMAGES, Recipe, curve, cut, dense_arm, run_arm
-from causal_prune.compensation import compensate
+from causal_prune.compensation.compensation import compensate
 from causal_prune.data.data import loader
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import evaluate

@@ -10,12 +10,12 @@ from causal_prune import comparison
 from causal_prune.arms import ArmResult, Recipe
 from causal_prune.comparison import SHARES, export_arms, judge, rivals_of, run_arms, share_curve
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import FilterMoments, observe
 from causal_prune.importance import FilterScores, score
 from causal_prune.importance.ablation import ablate, joined
 from causal_prune.measure.agreement import spearman_by_group, spread_units
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
+from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.pruning_plan import plan
 from causal_prune.tracing.filter_graph import FilterGraph

@@ -11,7 +11,7 @@ from torch import nn
 
 from causal_prune import machine
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import observe
+from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 
 CPU = torch.device("cpu")

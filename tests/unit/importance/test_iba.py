@@ -10,7 +10,6 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import observe
 from causal_prune.importance import score
 from causal_prune.intervention.bottleneck import (
     InformationBottleneck,
@@ -18,6 +17,7 @@ from causal_prune.intervention.bottleneck import (
     _blurred,
     to_saliency_map,
 )
+from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 
 

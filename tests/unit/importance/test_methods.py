@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from causal_prune.cli import app
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import observe
 from causal_prune.importance import METHODS, WITH_LABELS, score
+from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import observe
 from causal_prune.importance import score
+from causal_prune.observation.filter_moments import observe
 from causal_prune.pruning_plan import plan
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights, load

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.compensation import compensate, repair
+from causal_prune.compensation.compensation import compensate, repair
+from causal_prune.compensation.output_paths import output_paths
 from causal_prune.errors import InputError
 from causal_prune.importance import FilterScores
 from causal_prune.network.running import call
-from causal_prune.output_paths import output_paths
 from causal_prune.pruning_plan import plan_widths
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
@@ -169,7 +169,7 @@ def test_an_uncut_network_is_left_as_it_is(name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("causal_prune.layer_repair.ROWS_PER_UNKNOWN", 5)
+    monkeypatch.setattr("causal_prune.compensation.layer_repair.ROWS_PER_UNKNOWN", 5)
     net, draw = case("residual")
     small = remove(net, half(net, draw(2, 0))[1])
     random_state = torch.get_rng_state()
@@ -236,7 +236,7 @@ def test_the_last_layer_of_a_block_makes_up_for_its_shortcut(monkeypatch: pytest
     assert known.sums == {"a2", "b2"}
     assert known.norms == {"stem": "bn", "a1": "n1", "a2": "n2", "down": "nd"}
     apart = replace(known, sums=frozenset())
-    monkeypatch.setattr("causal_prune.compensation.output_paths", lambda model, inputs: apart)
+    monkeypatch.setattr("causal_prune.compensation.compensation.output_paths", lambda model, inputs: apart)
     assert with_sums < state_off(compensate(small, net, [draw(256, 1)]))
 
 
@@ -283,7 +283,9 @@ def test_what_a_rectifier_stops_is_not_asked_for(
     scores = FilterScores("test", "test", groups, {})
     small = remove(net, plan_widths(graph, scores, {"0": 5}, kind="keep_macs", requested=0.5))
     held = wide[torch.arange(512) % 8 == 7]
-    monkeypatch.setattr("causal_prune.joint_repair.STEPS", 0)  # the filters before it stay where they are
+    monkeypatch.setattr(
+        "causal_prune.compensation.joint_repair.STEPS", 0
+    )  # the filters before it stay where they are
 
     def errors(model: nn.Module) -> tuple[Tensor, Tensor]:
         through = (answer(model, held) - answer(net, held)).square().sum(dim=(0, 2, 3))
@@ -291,7 +293,7 @@ def test_what_a_rectifier_stops_is_not_asked_for(
         return through, plain
 
     (better, plain), (_, cut) = errors(compensate(small, net, [wide])), errors(small)
-    monkeypatch.setattr("causal_prune.layer_repair.ROUNDS", 0)
+    monkeypatch.setattr("causal_prune.compensation.layer_repair.ROUNDS", 0)
     before, _ = errors(compensate(small, net, [wide]))
     assert float(better.sum()) < 0.97 * float(before.sum())
     assert bool((better <= before * (1 + 1e-5)).all()) and bool((plain <= cut * (1 + 1e-5)).all())
@@ -352,7 +354,7 @@ def test_short_memory_mixes_channels_and_says_so() -> None:
         repair(small, net, [draw(64, 1)], max_memory=limit)
     assert "of 64 calibration images: the others are not used" in str(seen[0].message)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("causal_prune.compensation.LIVING", 0)
+        patch.setattr("causal_prune.compensation.compensation.LIVING", 0)
         with pytest.warns(UserWarning, match="channels were mixed alike at all kernel elements"):
             repaired = repair(small, net, [draw(64, 1)], max_memory=limit)
     assert any("mixed" in layer.remark and layer.outcome == "refitted" for layer in repaired.layers)

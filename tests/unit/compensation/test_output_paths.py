@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.output_paths import Bounds, output_paths
+from causal_prune.compensation.output_paths import Bounds, output_paths
 
 INFINITE = float("inf")
 

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import OneCycleLR
 
 from causal_prune.errors import CausalPruneError, InputError
+from causal_prune.fine_tuning.masks import hold, masked_parameters
+from causal_prune.fine_tuning.objective import Objective
 from causal_prune.network.running import (
     call,
     copied,
@@ -23,8 +23,6 @@ from causal_prune.network.running import (
     tensors_in,
 )
 from causal_prune.progress import track
-
-AUXILIARY_WEIGHT = 0.3  # Szegedy et al. 2015, section 5
 
 
 def fine_tune(
@@ -94,8 +92,8 @@ def fine_tune(
     if epochs == 0:
         return tuned
     tuned.to(device)
-    kept = _masked_parameters(tuned, masks or {})
-    objective = _Objective(_teacher_on(teacher, device), temperature, distill_weight)
+    kept = masked_parameters(tuned, masks or {})
+    objective = Objective(_teacher_on(teacher, device), temperature, distill_weight)
     with seeded(seed, device), torch.enable_grad(), modes_kept(tuned):
         steps = epochs * _length(train)
         _train_mode(tuned)
@@ -111,61 +109,12 @@ def fine_tune(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            _hold(kept)
+            hold(kept)
             if step < steps:  # a loader may give more batches than its length says; the rate then stays low
                 schedule.step()
         optimizer.zero_grad()
     _check_weights(tuned, lr)
     return tuned.to(device_of(model))
-
-
-@dataclass(frozen=True)
-class _Objective:
-    """The loss of `fine_tune`."""
-
-    teacher: nn.Module | None
-    temperature: float
-    distill_weight: float
-
-    def __call__(self, outputs: Any, inputs: Any, labels: Tensor) -> Tensor:
-        """The loss of one batch.
-
-        Args:
-            outputs: What the network returned.
-            inputs: The network's inputs.
-            labels: Class indices, (N,).
-
-        Returns:
-            A scalar.
-
-        Raises:
-            InputError: If logits, labels and the teacher's logits do not fit.
-        """
-        first, *auxiliary = tensors_in(outputs)
-        _check_labels(first, labels)
-        target = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                target = tensors_in(call(self.teacher, inputs))[0]
-            if target.shape != first.shape:
-                raise InputError(
-                    f"fine_tune: the teacher's logits are {tuple(target.shape)}, the network's "
-                    f"{tuple(first.shape)}: give the network that it was cut from"
-                )
-        extra = [AUXILIARY_WEIGHT * self._of(logits, target, labels) for logits in auxiliary]
-        return torch.stack([self._of(first, target, labels), *extra]).sum()
-
-    def _of(self, logits: Tensor, target: Tensor | None, labels: Tensor) -> Tensor:
-        hard = functional.cross_entropy(logits, labels)
-        if target is None:
-            return hard
-        soft = functional.kl_div(
-            functional.log_softmax(logits / self.temperature, dim=1),
-            functional.log_softmax(target / self.temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return (1 - self.distill_weight) * hard + self.distill_weight * self.temperature**2 * soft
 
 
 def _check_options(
@@ -205,7 +154,7 @@ def _batches(train: Iterable[Any], epochs: int) -> Iterator[tuple[str, Any]]:
 
 
 def _step(
-    tuned: nn.Module, objective: _Objective, batch: Any, place: str, device: str | torch.device
+    tuned: nn.Module, objective: Objective, batch: Any, place: str, device: str | torch.device
 ) -> Tensor:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         raise InputError(f"fine_tune: {place} is no pair (inputs, labels)")
@@ -216,19 +165,6 @@ def _step(
         shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
         reason = str(error).partition("\n")[0]
         raise InputError(f"fine_tune: the network cannot train on {place}, {shapes}: {reason}") from error
-
-
-def _check_labels(logits: Tensor, labels: Tensor) -> None:
-    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
-        raise InputError(
-            f"fine_tune: the logits are {tuple(logits.shape)} and the labels {tuple(labels.shape)}: "
-            "expected (N, classes) and (N,)"
-        )
-    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
-    if wrong.numel():
-        raise InputError(
-            f"fine_tune: label {int(wrong[0])} is outside the {logits.shape[1]} classes of the network"
-        )
 
 
 def _train_mode(tuned: nn.Module) -> None:
@@ -249,42 +185,6 @@ def _optimizer(tuned: nn.Module, *, lr: float, momentum: float, weight_decay: fl
     return torch.optim.SGD(
         [group for group in groups if group["params"]], lr=lr, momentum=momentum, nesterov=momentum > 0
     )
-
-
-def _masked_parameters(tuned: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pair each mask with its parameter, and zero what it forbids.
-
-    Args:
-        tuned: The network; its masked entries become 0.
-        masks: 0/1 tensors by parameter name.
-
-    Returns:
-        (parameter, boolean tensor that is true where the parameter stays 0).
-
-    Raises:
-        InputError: If a name, a shape or a value does not fit.
-    """
-    parameters = dict(tuned.named_parameters(remove_duplicate=False))
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for name, mask in masks.items():
-        if name not in parameters:
-            raise InputError(f"fine_tune: masks name {name!r}, which is no parameter of the network")
-        if mask.shape != parameters[name].shape:
-            raise InputError(
-                f"fine_tune: the mask of {name!r} is {tuple(mask.shape)}, "
-                f"the parameter {tuple(parameters[name].shape)}"
-            )
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise InputError(f"fine_tune: the mask of {name!r} has entries other than 0 and 1")
-        pairs.append((parameters[name], mask.to(parameters[name].device) == 0))
-    _hold(pairs)
-    return pairs
-
-
-def _hold(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for parameter, zero in pairs:
-            parameter.masked_fill_(zero, 0.0)
 
 
 def _check_weights(tuned: nn.Module, lr: float) -> None:

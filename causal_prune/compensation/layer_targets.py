@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causal_prune.cut_layer import CutLayer
-from causal_prune.lockstep import Pair
+from causal_prune.compensation.cut_layer import CutLayer
+from causal_prune.compensation.lockstep import Pair
+from causal_prune.compensation.output_paths import Bounds
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.output_paths import Bounds
 
 
 @dataclass

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune import filter_moments, reading
 from causal_prune.errors import InputError
-from causal_prune.filter_moments import observe
+from causal_prune.observation import filter_moments
+from causal_prune.observation import layer_reads as reading
+from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 
 
@@ -158,7 +159,7 @@ def test_an_error_of_its_own_is_not_blamed_on_the_batch(monkeypatch: pytest.Monk
         raise RuntimeError("ours")
 
     graph = trace(net, torch.zeros(1, 1, 2, 2))
-    monkeypatch.setattr("causal_prune.filter_moments.rows_read", fail)
+    monkeypatch.setattr("causal_prune.observation.filter_moments.rows_read", fail)
     with pytest.raises(RuntimeError, match="ours"):
         observe(net, graph, [torch.zeros(4, 1, 2, 2)])
 

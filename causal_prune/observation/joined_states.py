@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from causal_prune.machine import add_up
-from causal_prune.moments import Gathering, gather_all
 from causal_prune.network.patches import positions_read
+from causal_prune.observation.gathering import Gathering, gather_all
 
 _SAME = ("detach", "alias", "clone", "contiguous", "_to_copy", "native_dropout", "lift_fresh")
 _MOVED = ("permute", "transpose", "t")

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from causal_prune.least_squares import Correction, Regression
-from causal_prune.output_paths import Bounds
+from causal_prune.compensation.least_squares import Correction, Regression
+from causal_prune.compensation.output_paths import Bounds
 
 Rows = tuple[Tensor, Tensor, Tensor]
 

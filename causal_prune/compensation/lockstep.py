@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from causal_prune.compensation.output_paths import ADDITIONS, OutputPaths
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import Inputs, call
-from causal_prune.output_paths import ADDITIONS, OutputPaths
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from causal_prune.cut_layer import CutLayer, Saved
+from causal_prune.compensation.cut_layer import CutLayer, Saved
+from causal_prune.compensation.joint_repair import refit_together
+from causal_prune.compensation.layer_targets import Item, Judge
+from causal_prune.compensation.least_squares import Correction, Regression
+from causal_prune.compensation.lockstep import LayerStop, Pair, SumStop
+from causal_prune.compensation.output_paths import Bounds, OutputPaths
+from causal_prune.compensation.rectified_refit import Rows, inverse, step
+from causal_prune.compensation.series import is_plain, series_in
 from causal_prune.errors import InputError
-from causal_prune.joint_repair import refit_together
-from causal_prune.layer_targets import Item, Judge
-from causal_prune.least_squares import Correction, Regression
-from causal_prune.lockstep import LayerStop, Pair, SumStop
 from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, places_of, rows
-from causal_prune.output_paths import Bounds, OutputPaths
-from causal_prune.rectified_refit import Rows, inverse, step
-from causal_prune.series_refit import is_plain, series_in
 from causal_prune.surgery.cuts import Cuts
 
 ROWS_PER_UNKNOWN = 100

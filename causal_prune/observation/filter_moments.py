@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from causal_prune.errors import InputError, warn
 from causal_prune.machine import add_up, allowed_memory, fail_together, processes, smallest
-from causal_prune.moments import gather_all
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_matrices import channel_dim, flat_weight
 from causal_prune.network.patches import images_at_once, rows_read
@@ -24,11 +23,12 @@ from causal_prune.network.running import (
     moved,
     tensors_in,
 )
-from causal_prune.norm_moments import FeatureMoments, NormFamilies
-from causal_prune.output_effects import OutputEffects
+from causal_prune.observation.filter_norms import FeatureMoments, NormFamilies
+from causal_prune.observation.gathering import gather_all
+from causal_prune.observation.joined_states import State, StateFlow
+from causal_prune.observation.layer_reads import Reading, ReadMoments, readings, undetermined
+from causal_prune.observation.output_effects import OutputEffects
 from causal_prune.progress import track
-from causal_prune.reading import Reading, ReadMoments, readings, undetermined
-from causal_prune.state_flow import State, StateFlow
 from causal_prune.tracing.filter_graph import FilterGraph
 
 

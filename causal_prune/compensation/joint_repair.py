@@ -9,13 +9,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from causal_prune.cut_layer import CutLayer
-from causal_prune.layer_targets import Item, Judge
-from causal_prune.least_squares import Correction, Regression
+from causal_prune.compensation.cut_layer import CutLayer
+from causal_prune.compensation.gauss_newton import Linearised, Preconditioner, gauss_newton
+from causal_prune.compensation.layer_targets import Item, Judge
+from causal_prune.compensation.least_squares import Correction, Regression
+from causal_prune.compensation.output_paths import Bounds
+from causal_prune.compensation.rectified_refit import inverse, shortfall
+from causal_prune.compensation.series import Series
 from causal_prune.network.layer_matrices import channel_dim, groups_of, places_of, rows
-from causal_prune.output_paths import Bounds
-from causal_prune.rectified_refit import inverse, shortfall
-from causal_prune.series_refit import Linearised, Preconditioner, Series, gauss_newton
 
 STEPS = 2
 """At most so many steps of Gauss and Newton."""

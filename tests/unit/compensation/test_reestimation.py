@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from causal_prune.batchnorm_statistics import reestimate as compensate
+from causal_prune.compensation.reestimation import reestimate as compensate
 from causal_prune.errors import InputError
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.output_effects import ONE_IN, OutputEffects
+from causal_prune.observation.output_effects import ONE_IN, OutputEffects
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ from math import gcd, prod
 import torch
 from torch import Tensor, nn
 
-from causal_prune.moments import Gathering
+from causal_prune.observation.gathering import Gathering
 from causal_prune.tracing.filter_graph import FilterGraph
 
 LONGEST_PATCH = 8192

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from causal_prune.compensation import repair
-from causal_prune.cut_layer import CutLayer
+from causal_prune.compensation.compensation import repair
+from causal_prune.compensation.cut_layer import CutLayer
+from causal_prune.compensation.gauss_newton import Linearised, Preconditioner, gauss_newton
+from causal_prune.compensation.joint_repair import _samples
+from causal_prune.compensation.layer_targets import Item
+from causal_prune.compensation.series import Series, series_in
 from causal_prune.importance import FilterScores
-from causal_prune.joint_repair import _samples
-from causal_prune.layer_targets import Item
 from causal_prune.pruning_plan import plan_widths
-from causal_prune.series_refit import Linearised, Preconditioner, Series, gauss_newton, series_in
 from causal_prune.surgery.cuts import LayerCut
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
@@ -109,7 +110,7 @@ def test_many_directions_end_where_dense_least_squares_does(
     net, shape = CASES[name]
     net, x = drawn(net, mean=0.1, seed=11).double(), images(*shape, seed=4).double()
     series = of(net)
-    monkeypatch.setattr("causal_prune.series_refit.DIRECTIONS", 400)
+    monkeypatch.setattr("causal_prune.compensation.gauss_newton.DIRECTIONS", 400)
     with torch.no_grad():
         linear = Linearised(series, x)
         error = images(*linear.behind[-1].shape, seed=5).double()
@@ -189,7 +190,7 @@ def test_filters_that_are_left_move_to_where_their_reader_does_best(monkeypatch:
     assert last.error_left == pytest.approx(float(share.sum() / cut.sum()), rel=1e-3)
     assert bool((off(together.model, net, held) <= off(small, net, held) * (1 + 1e-3)).all())
 
-    monkeypatch.setattr("causal_prune.joint_repair.STEPS", 0)
+    monkeypatch.setattr("causal_prune.compensation.joint_repair.STEPS", 0)
     alone = repair(small, net, [x])
     assert not any(layer.together for layer in alone.layers)
     assert float(off(together.model, net, probe).sum()) < 0.8 * float(off(alone.model, net, probe).sum())
@@ -198,10 +199,10 @@ def test_filters_that_are_left_move_to_where_their_reader_does_best(monkeypatch:
 def test_a_step_that_does_not_help_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = bottleneck(), images(64, 3, 8, 8)
     small = remove(net, half(net, x, {"0": 8}, ["6"]))
-    monkeypatch.setattr("causal_prune.joint_repair.STEPS", 0)
+    monkeypatch.setattr("causal_prune.compensation.joint_repair.STEPS", 0)
     alone = repair(small, net, [x])
-    monkeypatch.setattr("causal_prune.joint_repair.STEPS", 2)
-    monkeypatch.setattr("causal_prune.joint_repair.LENGTHS", (-1.0, -0.5))
+    monkeypatch.setattr("causal_prune.compensation.joint_repair.STEPS", 2)
+    monkeypatch.setattr("causal_prune.compensation.joint_repair.LENGTHS", (-1.0, -0.5))
     refused = repair(small, net, [x])
     assert not any(layer.together for layer in refused.layers)
     for ours, theirs in zip(refused.model.parameters(), alone.model.parameters(), strict=True):
@@ -265,8 +266,8 @@ def test_short_memory_looks_at_fewer_images_or_leaves_it() -> None:
 
 
 def test_images_are_taken_from_all_batches_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("causal_prune.joint_repair.FEWEST_IMAGES", 128)
-    monkeypatch.setattr("causal_prune.joint_repair.IMAGES_AT_ONCE", 64)
+    monkeypatch.setattr("causal_prune.compensation.joint_repair.FEWEST_IMAGES", 128)
+    monkeypatch.setattr("causal_prune.compensation.joint_repair.IMAGES_AT_ONCE", 64)
     net = bottleneck()
     series = of(net)
     sources = [images(40, 3, 8, 8, seed=k) for k in range(5)] + [images(30, 3, 4, 4)]

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from causal_prune.least_squares import Correction
+from causal_prune.compensation.least_squares import Correction
 from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, weight_of
 from causal_prune.surgery.cuts import LayerCut
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.filter_moments import observe
+from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 
 

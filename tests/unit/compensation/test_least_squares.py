@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from causal_prune.least_squares import Regression
+from causal_prune.compensation.least_squares import Regression
 
 
 def rows(count: int, inputs: int, seed: int = 0) -> Tensor:

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from causal_prune import moments as module
-from causal_prune.moments import Gathering, Moments, merge, moments_of
+from causal_prune.observation import gathering as module
+from causal_prune.observation.gathering import Gathering, Moments, merge, moments_of
 
 
 def generator(seed: int = 4) -> torch.Generator:

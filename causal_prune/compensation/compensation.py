@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from causal_prune.batchnorm_statistics import check_same_task, normalisations, numbered, reestimate
+from causal_prune.compensation.layer_repair import LayerRepair, Repairer
+from causal_prune.compensation.lockstep import Pair, Stream, stopping
+from causal_prune.compensation.output_paths import OutputPaths, output_paths
+from causal_prune.compensation.reestimation import check_same_task, normalisations, numbered, reestimate
 from causal_prune.errors import InputError, warn
-from causal_prune.layer_repair import LayerRepair, Repairer
-from causal_prune.lockstep import Pair, Stream, stopping
 from causal_prune.machine import allowed_memory
 from causal_prune.network.running import (
     attempt,
@@ -23,7 +24,6 @@ from causal_prune.network.running import (
     part_of,
     seeded,
 )
-from causal_prune.output_paths import OutputPaths, output_paths
 from causal_prune.progress import track
 from causal_prune.surgery.cuts import Cuts, recorded_cuts
 

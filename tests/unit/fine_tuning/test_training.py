@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from causal_prune.errors import CausalPruneError, InputError
-from causal_prune.fine_tuning import fine_tune
+from causal_prune.fine_tuning.training import fine_tune
 
 
 def network(seed: int = 3) -> nn.Sequential:

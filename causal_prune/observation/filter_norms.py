@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causal_prune.moments import Gathering, Moments, gather_all
+from causal_prune.observation.gathering import Gathering, Moments, gather_all
 from causal_prune.tracing.filter_graph import FilterGraph
 
 

@@ -1,0 +1,1 @@
+"""Short training of a cut network."""
