@@ -16,7 +16,7 @@ from .observation.filter_moments import observe as observe
 from .onnx_files.export import export_onnx as export_onnx
 from .pipeline import Compressed as Compressed
 from .pipeline import compress as compress
-from .pruning_plan import plan as plan
+from .planning.unit_choice import plan as plan
 from .surgery.pruning_plan import PruningPlan as PruningPlan
 from .surgery.rebuilding import load as load
 from .surgery.removal import remove as remove

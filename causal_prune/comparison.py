@@ -17,8 +17,8 @@ from causal_prune.measure.latency import Latency, measure_latency
 from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.onnx_files.export import export_onnx
 from causal_prune.onnx_files.parity import Parity
+from causal_prune.planning.unit_choice import plan, plan_like
 from causal_prune.progress import status
-from causal_prune.pruning_plan import plan, plan_like
 from causal_prune.report.report import AgreementSummary, Curve
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.tracing.filter_graph import FilterGraph

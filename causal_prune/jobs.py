@@ -19,7 +19,7 @@ from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.network.running import seeded
 from causal_prune.observation.filter_moments import observe
 from causal_prune.pipeline import Compressed, compress
-from causal_prune.pruning_plan import plan
+from causal_prune.planning.unit_choice import plan
 from causal_prune.report.bundle import check_out
 from causal_prune.report.report import Layer
 from causal_prune.settings import RunSettings

@@ -19,12 +19,13 @@ from causal_prune.errors import CausalPruneError
 from causal_prune.findings import assemble, write_bundle
 from causal_prune.importance import score
 from causal_prune.importance.scores import Parents
-from causal_prune.latency_target import plan_latency
 from causal_prune.machine import alignment
 from causal_prune.network.running import Inputs, copied
 from causal_prune.observation.filter_moments import observe
+from causal_prune.planning.latency_target import plan_latency
+from causal_prune.planning.targets import checked_target
+from causal_prune.planning.unit_choice import plan
 from causal_prune.progress import status
-from causal_prune.pruning_plan import checked_target, plan
 from causal_prune.report.bundle import staged
 from causal_prune.report.report import Report
 from causal_prune.surgery.pruning_plan import PruningPlan

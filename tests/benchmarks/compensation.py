@@ -26,7 +26,7 @@ import causal_prune as cp
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import evaluate
 from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
-from causal_prune.pruning_plan import plan_like
+from causal_prune.planning.unit_choice import plan_like
 from causal_prune.surgery.pruning_plan import PruningPlan
 
 ROOT = Path(__file__).parents[2]

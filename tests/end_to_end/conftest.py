@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from causal_prune import comparison, latency_target
+from causal_prune import comparison
 from causal_prune.cli import main
 from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.measure.latency import measure_latency
 from causal_prune.onnx_files.parity import Parity
+from causal_prune.planning import latency_target
 from causal_prune.sources import load_data, load_model
 
 FACTORIES = '''

@@ -252,8 +252,8 @@ def timed_by_size(files, **_):
 
 def test_latency_target(cli, short, brief_timing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # a network of this size runs in microseconds: its latency is stood in for by the size of its file
-    monkeypatch.setattr("causal_prune.latency_target.measure_latency", timed_by_size)
-    monkeypatch.setattr("causal_prune.latency_target.STEPS", 3)
+    monkeypatch.setattr("causal_prune.planning.latency_target.measure_latency", timed_by_size)
+    monkeypatch.setattr("causal_prune.planning.latency_target.STEPS", 3)
     done = cli(*short, "--keep-latency", "0.7", "--out", "net")
     assert done.code == 0, done.err
     target = json.loads((tmp_path / "net" / "report.json").read_text(encoding="utf-8"))["target"]

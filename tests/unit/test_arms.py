@@ -14,7 +14,7 @@ from causal_prune.data.data import loader
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import evaluate
 from causal_prune.measure.cost import count_cost
-from causal_prune.pruning_plan import plan
+from causal_prune.planning.unit_choice import plan
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights
 from causal_prune.surgery.removal import remove

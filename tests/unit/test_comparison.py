@@ -17,7 +17,7 @@ from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.onnx_files.parity import Parity
-from causal_prune.pruning_plan import plan
+from causal_prune.planning.unit_choice import plan
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace
 

@@ -14,7 +14,7 @@ from causal_prune.measure.accuracy import Accuracy
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
-from causal_prune.pruning_plan import plan
+from causal_prune.planning.unit_choice import plan
 from causal_prune.report.report import hits_to_text
 from causal_prune.tracing.network_trace import trace
 

@@ -20,7 +20,7 @@ from causal_prune.errors import CausalPruneError
 from causal_prune.importance.scores import from_units
 from causal_prune.network.running import call, tensors_in
 from causal_prune.onnx_files.export import export_onnx
-from causal_prune.pruning_plan import plan_widths
+from causal_prune.planning.unit_choice import plan_widths
 from causal_prune.surgery.cuts import Cuts
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights, load

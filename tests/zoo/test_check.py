@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from causal_prune.pruning_plan import plan_widths
+from causal_prune.planning.unit_choice import plan_widths
 from causal_prune.surgery.cuts import LayerCut
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.tracing.filter_graph import FilterGraph

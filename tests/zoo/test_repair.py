@@ -11,7 +11,7 @@ from causal_prune.compensation.compensation import repair
 from causal_prune.importance import score
 from causal_prune.network.running import call
 from causal_prune.observation.filter_moments import observe
-from causal_prune.pruning_plan import plan
+from causal_prune.planning.unit_choice import plan
 from causal_prune.surgery.removal import remove
 from causal_prune.tracing.network_trace import trace
 from tests.zoo.layers import LAYERS

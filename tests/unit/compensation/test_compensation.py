@@ -15,7 +15,7 @@ from causal_prune.compensation.output_paths import output_paths
 from causal_prune.errors import InputError
 from causal_prune.importance import FilterScores
 from causal_prune.network.running import call
-from causal_prune.pruning_plan import plan_widths
+from causal_prune.planning.unit_choice import plan_widths
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.surgery.silencing import zero

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from causal_prune.errors import InputError
 from causal_prune.importance import score
 from causal_prune.observation.filter_moments import observe
-from causal_prune.pruning_plan import plan
+from causal_prune.planning.unit_choice import plan
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import bundle_weights, load
 from causal_prune.surgery.removal import remove

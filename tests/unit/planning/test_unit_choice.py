@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from causal_prune.allocation import FLOOR, cost, share_kept
 from causal_prune.errors import InputError, TargetError
 from causal_prune.importance import FilterScores
 from causal_prune.importance.scores import EliminationCurve
 from causal_prune.measure.cost import count_cost
-from causal_prune.pruning_plan import checked_target, plan, plan_like, plan_widths
+from causal_prune.planning.allocation import FLOOR
+from causal_prune.planning.network_cost import cost, share_kept
+from causal_prune.planning.targets import checked_target
+from causal_prune.planning.unit_choice import plan, plan_like, plan_widths
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.tracing.filter_graph import FilterGraph

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from causal_prune import latency_target
 from causal_prune.errors import InputError, TargetError
 from causal_prune.importance import FilterScores
-from causal_prune.latency_target import _bisect, plan_latency
 from causal_prune.measure.cost import count_cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
-from causal_prune.pruning_plan import plan
+from causal_prune.planning import latency_target
+from causal_prune.planning.latency_target import _bisect, plan_latency
+from causal_prune.planning.unit_choice import plan
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.tracing.filter_graph import FilterGraph

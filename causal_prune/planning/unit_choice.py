@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from causal_prune.allocation import by_curves, equal_shares, share_kept
-from causal_prune.errors import InputError, TargetError
+from causal_prune.errors import InputError
 from causal_prune.importance import FilterScores
 from causal_prune.machine import alignment
+from causal_prune.planning.allocation import by_curves, equal_shares
+from causal_prune.planning.network_cost import share_kept
+from causal_prune.planning.targets import check_prunable, checked_target
 from causal_prune.surgery.pruning_plan import PruningPlan, Target, TargetKind
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 
@@ -63,41 +65,6 @@ def plan(
     else:
         widths = equal_shares(graph, kind, requested, block)
     return plan_widths(graph, scores, widths, kind=kind, requested=requested)
-
-
-def checked_target(shares: Mapping[TargetKind, float | None]) -> tuple[TargetKind, float]:
-    """The one target among those that a caller may give.
-
-    Args:
-        shares: The share asked for by kind; None where it is not asked for.
-
-    Returns:
-        Kind and share; "keep_macs" and 0.5 where nothing is asked for.
-
-    Raises:
-        InputError: If two targets are given, or one is outside (0, 1).
-    """
-    given = [(kind, value) for kind, value in shares.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(f"give one target, not {' and '.join(kind for kind, _ in given)}")
-    kind, value = given[0] if given else ("keep_macs", 0.5)
-    if not 0 < value < 1:
-        raise InputError(f"{kind}: {value} is not between 0 and 1")
-    return kind, value
-
-
-def check_prunable(graph: FilterGraph) -> None:
-    """Refuse a network of which nothing can be cut.
-
-    Args:
-        graph: From `trace`.
-
-    Raises:
-        TargetError: If every layer is frozen; reasons are named.
-    """
-    if not graph.prunable:
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.frozen.items())[:3])
-        raise TargetError(f"nothing can be pruned: every layer is frozen ({reasons})")
 
 
 def plan_widths(
