@@ -7,7 +7,7 @@ from .errors import CausalPruneWarning as CausalPruneWarning
 from .errors import InputError as InputError
 from .errors import ParityError as ParityError
 from .errors import TargetError as TargetError
-from .explainer import CausalCNNExplainer as CausalCNNExplainer
+from .explanation.cnn_explainer import CausalCNNExplainer as CausalCNNExplainer
 from .fine_tuning.training import fine_tune as fine_tune
 from .importance import FilterScores as FilterScores
 from .importance import score as score

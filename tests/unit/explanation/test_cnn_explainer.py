@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import causal_prune
 from causal_prune.errors import InputError
-from causal_prune.explainer import CausalCNNExplainer
+from causal_prune.explanation.cnn_explainer import CausalCNNExplainer
 
 
 class Odd(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError, warn
-from causal_prune.explainer_features import Array, Heatmap, collect, frobenius_norm, heatmap
+from causal_prune.explanation.cnn_features import Array, Heatmap, collect, frobenius_norm, heatmap
 from causal_prune.importance import score
 from causal_prune.measure.accuracy import evaluate
 from causal_prune.network.hooks import outputs_of
@@ -325,7 +325,7 @@ class CausalCNNExplainer:
         Raises:
             InputError: As `heatmaps`.
         """
-        from causal_prune import explainer_plots
+        from causal_prune.explanation import cnn_plots as explainer_plots
 
         maps = self.heatmaps(image_tensor, mean=mean, std=std)
         return explainer_plots.heatmap_rows(maps, alpha=alpha, cmap=cmap, figsize=figsize, show=show)
@@ -346,7 +346,7 @@ class CausalCNNExplainer:
         Raises:
             InputError: If `n_filters` is below 1.
         """
-        from causal_prune import explainer_plots
+        from causal_prune.explanation import cnn_plots as explainer_plots
 
         if n_filters < 1:
             raise InputError(f"n_filters: {n_filters} is not at least 1")
@@ -370,7 +370,7 @@ class CausalCNNExplainer:
         Raises:
             InputError: If nothing was learned yet.
         """
-        from causal_prune import explainer_plots
+        from causal_prune.explanation import cnn_plots as explainer_plots
 
         scores = self.get_filter_importances()
         named = {self.conv_layers[index][0]: values for index, values in scores.items()}
@@ -392,7 +392,7 @@ class CausalCNNExplainer:
         Raises:
             InputError: If the layer has no importances, or fewer than 3 filters.
         """
-        from causal_prune import explainer_plots
+        from causal_prune.explanation import cnn_plots as explainer_plots
 
         scores = self.get_filter_importances()
         if layer_idx not in scores:

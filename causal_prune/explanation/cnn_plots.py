@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from causal_prune.explainer_features import Array, Heatmap
+from causal_prune.explanation.cnn_features import Array, Heatmap
 
 Size = tuple[float, float]
 

@@ -1,0 +1,1 @@
+"""What a network looks at: the documented class, and what it reads and draws."""
