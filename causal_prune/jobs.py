@@ -23,8 +23,8 @@ from causal_prune.planning.unit_choice import plan
 from causal_prune.report.bundle import check_out
 from causal_prune.report.report import Layer
 from causal_prune.settings import RunSettings
-from causal_prune.small_cnn import small_resnet
 from causal_prune.sources import check_fits, load_data, load_model, load_weights
+from causal_prune.sources.small_cnn import small_resnet
 from causal_prune.surgery.pruning_plan import Target
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace

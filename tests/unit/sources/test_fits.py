@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError
-from causal_prune.small_cnn import small_resnet
 from causal_prune.sources import check_fits, load_data
+from causal_prune.sources.small_cnn import small_resnet
 
 
 @pytest.fixture(scope="module")

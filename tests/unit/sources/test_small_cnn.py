@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from causal_prune.small_cnn import small_resnet
+from causal_prune.sources.small_cnn import small_resnet
 
 
 def test_shapes_and_options() -> None:
