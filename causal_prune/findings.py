@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from causal_prune.arms import ArmResult
-from causal_prune.comparison import Exported
+from causal_prune.comparison.arms import ArmResult
+from causal_prune.comparison.exports import Exported
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
 from causal_prune.measure.latency import Latency, speedup

@@ -11,8 +11,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from causal_prune.arms import ArmResult, Mode, Recipe
-from causal_prune.comparison import export_arms, judge, rivals_of, run_arms, share_curve
+from causal_prune.comparison.agreement import judge
+from causal_prune.comparison.arms import ArmResult, Mode, Recipe, run_arms
+from causal_prune.comparison.exports import export_arms
+from causal_prune.comparison.rivals import rivals_of
+from causal_prune.comparison.share_curve import share_curve
 from causal_prune.compensation.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import CausalPruneError

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from causal_prune import comparison
 from causal_prune.cli import main
+from causal_prune.comparison import rivals as comparison
 from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.measure.latency import measure_latency
 from causal_prune.onnx_files.parity import Parity

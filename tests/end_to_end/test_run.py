@@ -386,7 +386,7 @@ def test_what_the_repair_warns_of_is_one_line_on_stderr(
         warnings.warn("of a library", UserWarning, stacklevel=1)
         return repair(*args, **options)
 
-    monkeypatch.setattr("causal_prune.arms.repair", louder)
+    monkeypatch.setattr("causal_prune.comparison.arms.repair", louder)
     done = cli(*world.run, "--epochs", "0", "--calibration-images", "1", "--out", "net")
     assert done.code == 0, done.err
     lines = [line for line in done.err.splitlines() if line.startswith("causal-prune: warning: compensate: ")]

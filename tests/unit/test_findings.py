@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from causal_prune.arms import ArmResult
-from causal_prune.comparison import Exported
+from causal_prune.comparison.arms import ArmResult
+from causal_prune.comparison.exports import Exported
 from causal_prune.findings import arm_entries, compared, layer_entries
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import Accuracy

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune import comparison, pipeline
+from causal_prune import pipeline
+from causal_prune.comparison import rivals as comparison
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency

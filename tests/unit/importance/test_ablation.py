@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from causal_prune.comparison.agreement import spearman_by_group
 from causal_prune.errors import InputError
 from causal_prune.importance import ablation
 from causal_prune.importance.ablation import ablate, joined
 from causal_prune.intervention import replay
 from causal_prune.intervention.replay import Constant, Recorder, Replay, Rerun
-from causal_prune.measure.agreement import spearman_by_group
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace
 

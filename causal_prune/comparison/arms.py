@@ -1,12 +1,12 @@
 """One arm of a comparison: cut, repair, fine-tune, measure. All arms share widths, data, budget and schedule."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
-from torch.utils.data import Subset
 
+from causal_prune.comparison.rivals import Rival
 from causal_prune.compensation.compensation import Method, repair
 from causal_prune.compensation.layer_repair import LayerRepair
 from causal_prune.compensation.reestimation import reestimate
@@ -15,13 +15,13 @@ from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.measure.accuracy import Accuracy, evaluate
 from causal_prune.measure.cost import Cost, count_cost
 from causal_prune.network.running import Inputs
-from causal_prune.progress import track
+from causal_prune.planning.unit_choice import plan_like
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.surgery.silencing import zero, zero_masks
+from causal_prune.tracing.filter_graph import FilterGraph
 
 Mode = Literal["remove", "zero"]
-CURVE_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -169,27 +169,40 @@ def dense_arm(recipe: Recipe) -> ArmResult:
     return ArmResult("dense", None, None, recipe.dense, stages, count_cost(recipe.dense, recipe.example))
 
 
-def curve(
+def run_arms(
     recipe: Recipe,
-    validation: Images,
-    plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]],
+    graph: FilterGraph,
+    planned: PruningPlan,
+    importance: str,
+    rivals: Sequence[Rival],
     mode: Mode,
-) -> dict[tuple[float, str, int], float]:
-    """Accuracy on validation images after the cut and re-estimation of batch norm, for many plans.
+) -> list[ArmResult]:
+    """Run the dense network, the causal arm and its rivals, all at the same widths.
 
     Args:
         recipe: What all arms share.
-        validation: Validation images; the first 1,000 are read.
-        plans: By (share removed, arm, seed) what makes the plan.
-        mode: How the units go.
+        graph: From `trace`.
+        planned: The causal arm's plan, whose widths all take.
+        importance: The causal arm's method.
+        rivals: The other arms.
+        mode: How the units go; with "zero" a further arm removes the causal arm's units.
 
     Returns:
-        Accuracy by the same keys.
+        The arms, dense first, causal second.
     """
-    some: Images = Subset(validation, range(min(CURVE_IMAGES, len(validation))))  # type: ignore[arg-type]
-    result = {}
-    for key, make in track(plans.items(), "accuracy against share removed", total=len(plans), unit="network"):
-        smaller = cut(recipe.dense, make(), mode)
-        repaired = _normalised(recipe, smaller)
-        result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
-    return result
+    results = [
+        dense_arm(recipe),
+        run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode),
+    ]
+    if mode == "zero":
+        results.append(
+            run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove")
+        )
+    for rival in rivals:
+        theirs = plan_like(graph, rival.scores, planned)
+        results.append(
+            run_arm(
+                recipe, theirs, name=rival.name, importance=rival.scores.method, seed=rival.seed, mode=mode
+            )
+        )
+    return results

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from causal_prune import comparison
-from causal_prune.arms import ArmResult, Recipe
-from causal_prune.comparison import SHARES, export_arms, judge, rivals_of, run_arms, share_curve
+from causal_prune.comparison import rivals as comparison
+from causal_prune.comparison.agreement import judge, spearman_by_group, spread_units
+from causal_prune.comparison.arms import ArmResult, Recipe, run_arms
+from causal_prune.comparison.exports import export_arms
+from causal_prune.comparison.rivals import rivals_of
+from causal_prune.comparison.share_curve import SHARES, share_curve
 from causal_prune.errors import InputError
 from causal_prune.importance import FilterScores, score
 from causal_prune.importance.ablation import ablate, joined
-from causal_prune.measure.agreement import spearman_by_group, spread_units
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.observation.filter_moments import FilterMoments, observe

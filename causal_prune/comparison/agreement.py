@@ -1,6 +1,7 @@
 """How far two ways of scoring units agree: Spearman's rank correlation per group, against ablation and over data."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,10 +10,16 @@ import numpy.typing as npt
 import torch
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
+from torch.utils.data import Subset
 
-from causal_prune.errors import InputError
-from causal_prune.importance import FilterScores
-from causal_prune.importance.ablation import Ablation
+from causal_prune.comparison.arms import Recipe
+from causal_prune.data.data import Images, held_out, loader
+from causal_prune.errors import CausalPruneWarning, InputError
+from causal_prune.importance import WITH_LABELS, FilterScores
+from causal_prune.importance.ablation import Ablation, ablate, joined
+from causal_prune.observation.filter_moments import FilterMoments, observe
+from causal_prune.report.report import AgreementSummary
+from causal_prune.tracing.filter_graph import FilterGraph
 
 Scores: TypeAlias = Tensor | Sequence[float] | npt.NDArray[np.floating]
 
@@ -140,3 +147,73 @@ def spread_units(sizes: Mapping[str, int], most: int, *, seed: int = 0) -> dict[
     generator = torch.Generator().manual_seed(seed)
     drawn = {name: torch.randperm(size, generator=generator)[:most] for name, size in sizes.items()}
     return {name: sorted(units.tolist()) for name, units in drawn.items()}
+
+
+JUDGED_UNITS = 16
+
+INTERVENTIONS, MOST_IMAGES = 100_000, 1000
+
+
+def judge(
+    recipe: Recipe,
+    graph: FilterGraph,
+    scores: FilterScores,
+    rescore: Callable[[FilterMoments], FilterScores],
+    validation: Images,
+) -> AgreementSummary | None:
+    """How far the importances rank the units as ablation does, on a sample that costs little beside a run.
+
+    Up to 16 units of every group are ablated, on as many validation images as make 100,000 interventions, but 64 to
+    1,000. Two halves of the images are ablated on their own: how far they agree says how much of it is noise.
+
+    Args:
+        recipe: The network before, and the calibration images; the importances of two halves of them are compared.
+        graph: From `trace`.
+        scores: The causal arm's.
+        rescore: The same scores from other moments.
+        validation: Validation images.
+
+    Returns:
+        The agreement; None where ablation itself made the scores, or nothing can be cut.
+    """
+    units = spread_units({group.name: group.size for group in graph.prunable}, JUDGED_UNITS)
+    count = sum(map(len, units.values()))
+    if scores.method == "ablation" or not count:
+        return None
+    images = min(MOST_IMAGES, max(64, INTERVENTIONS // count))
+    halves = [
+        ablate(recipe.dense, graph, held_out(Subset(validation, part), images // 2), units=units)
+        for start in (0, 1)
+        if (part := range(start, len(validation), 2))  # type: ignore[arg-type]
+    ]
+    found = agreement(scores, halves[0] if len(halves) == 1 else joined(*halves))
+    reliability = None
+    if len(halves) == 2:
+        reliability = median_agreement(spearman_by_group(halves[0].rise, halves[1].rise))
+    stable = None
+    if scores.method not in WITH_LABELS and len(recipe.calibration) >= 4:  # type: ignore[arg-type]
+        stable = _stability(recipe, graph, rescore)
+    return AgreementSummary(
+        method=scores.method,
+        versus="ablation",
+        spearman_by_group=dict(found.spearman_by_group),
+        median=found.median,
+        images=found.images,
+        units=found.units,
+        stability=stable,
+        reliability=reliability,
+    )
+
+
+def _stability(
+    recipe: Recipe, graph: FilterGraph, rescore: Callable[[FilterMoments], FilterScores]
+) -> float | None:
+    size = len(recipe.calibration)  # type: ignore[arg-type]
+    halves = (Subset(recipe.calibration, range(start, size, 2)) for start in (0, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CausalPruneWarning)  # that images are few was said of the whole
+        first, second = (
+            rescore(observe(recipe.dense, graph, loader(half), max_memory=recipe.max_memory))
+            for half in halves
+        )
+    return median_agreement(spearman_by_group(first.groups, second.groups))

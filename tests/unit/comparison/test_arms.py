@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune.arms import CURVE_IMAGES, Recipe, curve, cut, dense_arm, run_arm
+from causal_prune.comparison.arms import Recipe, cut, dense_arm, run_arm
+from causal_prune.comparison.share_curve import CURVE_IMAGES, curve
 from causal_prune.compensation.compensation import compensate
 from causal_prune.data.data import loader
 from causal_prune.importance import FilterScores

@@ -1,0 +1,93 @@
+"""Quality against the share of units removed, causal and random."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch.utils.data import Subset
+
+from causal_prune.comparison.arms import Mode, Recipe, _normalised, cut
+from causal_prune.comparison.rivals import Rival
+from causal_prune.data.data import Images, loader
+from causal_prune.importance import FilterScores
+from causal_prune.measure.accuracy import evaluate
+from causal_prune.planning.unit_choice import plan
+from causal_prune.progress import track
+from causal_prune.report.report import Curve
+from causal_prune.surgery.pruning_plan import PruningPlan
+from causal_prune.tracing.filter_graph import FilterGraph
+
+CURVE_IMAGES = 1000
+
+
+def curve(
+    recipe: Recipe,
+    validation: Images,
+    plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]],
+    mode: Mode,
+) -> dict[tuple[float, str, int], float]:
+    """Accuracy on validation images after the cut and re-estimation of batch norm, for many plans.
+
+    Args:
+        recipe: What all arms share.
+        validation: Validation images; the first 1,000 are read.
+        plans: By (share removed, arm, seed) what makes the plan.
+        mode: How the units go.
+
+    Returns:
+        Accuracy by the same keys.
+    """
+    some: Images = Subset(validation, range(min(CURVE_IMAGES, len(validation))))  # type: ignore[arg-type]
+    result = {}
+    for key, make in track(plans.items(), "accuracy against share removed", total=len(plans), unit="network"):
+        smaller = cut(recipe.dense, make(), mode)
+        repaired = _normalised(recipe, smaller)
+        result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
+    return result
+
+
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def share_curve(
+    recipe: Recipe,
+    validation: Images,
+    graph: FilterGraph,
+    scores: FilterScores,
+    rivals: Sequence[Rival],
+    mode: Mode,
+) -> Curve:
+    """Accuracy against the share of units removed, causal and random, without fine-tuning.
+
+    Args:
+        recipe: What all arms share.
+        validation: Validation images.
+        graph: From `trace`.
+        scores: The causal arm's.
+        rivals: The random ones among them are taken.
+        mode: How the units go.
+
+    Returns:
+        The curve.
+    """
+    chosen = {
+        "causal": [
+            (0, replace(scores, curves={}))
+        ],  # the random arms have no curves to spread the removals by
+        "random": [(rival.seed or 0, rival.scores) for rival in rivals if rival.name == "random"],
+    }
+    plans = {
+        (share, name, seed): (lambda s=theirs, r=share: plan(graph, s, remove_filters=r))
+        for share in SHARES
+        for name, entries in chosen.items()
+        for seed, theirs in entries
+    }
+    found = curve(recipe, validation, plans, mode)
+    seeds = [seed for seed, _ in chosen["random"]]
+    repaired = "no repair" if recipe.compensation == "none" else "batch-norm re-estimation"
+    return Curve(
+        shares=SHARES,
+        causal=tuple(found[share, "causal", 0] for share in SHARES),
+        random=tuple(tuple(found[share, "random", seed] for seed in seeds) for share in SHARES),
+        split="validation",
+        note=f"Every group gives up the same share; {repaired}, no fine-tuning, up to 1,000 validation images.",
+    )
