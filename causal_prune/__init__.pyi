@@ -14,8 +14,8 @@ from .importance import score as score
 from .observation.filter_moments import FilterMoments as FilterMoments
 from .observation.filter_moments import observe as observe
 from .onnx_files.export import export_onnx as export_onnx
-from .pipeline import Compressed as Compressed
-from .pipeline import compress as compress
+from .pipeline.flow import Compressed as Compressed
+from .pipeline.flow import compress as compress
 from .planning.unit_choice import plan as plan
 from .surgery.pruning_plan import PruningPlan as PruningPlan
 from .surgery.rebuilding import load as load

@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 from causal_prune.errors import CausalPruneError, CausalPruneWarning, InputError
 
 if TYPE_CHECKING:
-    from causal_prune.pipeline import Compressed
+    from causal_prune.pipeline.flow import Compressed
 
 INTERRUPTED = 130
 STOPPED = "interrupted; nothing was changed, run the same command to start again"

@@ -10,7 +10,6 @@ from torch import nn
 from causal_prune.compensation.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import InputError
-from causal_prune.findings import layer_entries
 from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.importance import METHODS, score
 from causal_prune.importance.scores import Parents
@@ -18,7 +17,8 @@ from causal_prune.machine import alignment, check_device, one_thread
 from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.network.running import seeded
 from causal_prune.observation.filter_moments import observe
-from causal_prune.pipeline import Compressed, compress
+from causal_prune.pipeline.findings import layer_entries
+from causal_prune.pipeline.flow import Compressed, compress
 from causal_prune.planning.unit_choice import plan
 from causal_prune.report.bundle import check_out
 from causal_prune.report.report import Layer

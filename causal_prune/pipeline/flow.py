@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.comparison.agreement import judge
-from causal_prune.comparison.arms import ArmResult, Mode, Recipe, run_arms
+from causal_prune.comparison.arms import Mode, Recipe, run_arms
 from causal_prune.comparison.exports import export_arms
 from causal_prune.comparison.rivals import rivals_of
 from causal_prune.comparison.share_curve import share_curve
 from causal_prune.compensation.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import CausalPruneError
-from causal_prune.findings import assemble, write_bundle
 from causal_prune.importance import score
 from causal_prune.importance.scores import Parents
 from causal_prune.machine import alignment
 from causal_prune.network.running import Inputs, copied
 from causal_prune.observation.filter_moments import observe
+from causal_prune.pipeline.findings import assemble, write_bundle
+from causal_prune.pipeline.notes import _notes, _repairs
 from causal_prune.planning.latency_target import plan_latency
 from causal_prune.planning.targets import checked_target
 from causal_prune.planning.unit_choice import plan
@@ -236,33 +237,3 @@ def _example(data: Data, device: str) -> Tensor:
     """Two calibration images: some networks keep the batch dynamic in ONNX only for more than one."""
     images = [data.calibration[k % len(cast(Sized, data.calibration))][0] for k in range(2)]
     return torch.stack(images).to(device)
-
-
-def _notes(
-    graph: FilterGraph, data: Data, block: int, importance: str, parents: Parents | None
-) -> Iterator[str]:
-    yield f"calibration: {data.calibration_source}"
-    if block > 1:
-        yield f"widths are multiples of up to {block}, the block of ONNX Runtime's convolutions here"
-    if importance == "documented":
-        yield f"the documented score was computed over the {'chain' if parents == 'chain' else 'graph'} of convolutions"
-    for group in graph.groups:
-        if group.frozen is not None and len(group.of_role("producer")) > 1:
-            layers = ", ".join(member.layer for member in group.of_role("producer"))
-            yield f"frozen together, because {group.frozen}: {layers}"
-    if any(group.approximate for group in graph.prunable):
-        yield "a normalisation over channels makes removal differ from silencing in some layers (approximate)"
-
-
-def _repairs(causal: ArmResult) -> Iterator[str]:
-    kept = [repair for repair in causal.repairs if repair.outcome == "kept"]
-    if causal.repairs:
-        refitted = sum(repair.outcome == "refitted" for repair in causal.repairs)
-        moved = {name for repair in causal.repairs for name in repair.together}
-        together = f", {len(moved)} of them together with the layer that reads them" if moved else ""
-        yield f"compensation refitted {refitted} of {len(causal.repairs)} layers of the causal arm{together}"
-    for repair in kept:
-        yield f"compensation left the weights of {repair.layer} as they were cut: {repair.reason}"
-    for repair in causal.repairs:
-        if repair.remark:
-            yield f"compensation of {repair.layer}: {repair.remark}"

@@ -8,12 +8,12 @@ from torch import nn
 
 from causal_prune.comparison.arms import ArmResult
 from causal_prune.comparison.exports import Exported
-from causal_prune.findings import arm_entries, compared, layer_entries
 from causal_prune.importance import FilterScores
 from causal_prune.measure.accuracy import Accuracy
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
+from causal_prune.pipeline.findings import arm_entries, compared, layer_entries
 from causal_prune.planning.unit_choice import plan
 from causal_prune.report.report import hits_to_text
 from causal_prune.tracing.network_trace import trace

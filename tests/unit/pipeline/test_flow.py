@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune import pipeline
 from causal_prune.comparison import rivals as comparison
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
-from causal_prune.pipeline import Compressed, compress
+from causal_prune.pipeline import flow as pipeline
+from causal_prune.pipeline.flow import Compressed, compress
 from causal_prune.planning import latency_target
 from causal_prune.report.bundle import verify
 from causal_prune.report.report import Report

@@ -1,0 +1,38 @@
+"""Sentences for the report on what was done and left undone."""
+
+from collections.abc import Iterator
+
+from causal_prune.comparison.arms import ArmResult
+from causal_prune.data.data import Data
+from causal_prune.importance.scores import Parents
+from causal_prune.tracing.filter_graph import FilterGraph
+
+
+def _notes(
+    graph: FilterGraph, data: Data, block: int, importance: str, parents: Parents | None
+) -> Iterator[str]:
+    yield f"calibration: {data.calibration_source}"
+    if block > 1:
+        yield f"widths are multiples of up to {block}, the block of ONNX Runtime's convolutions here"
+    if importance == "documented":
+        yield f"the documented score was computed over the {'chain' if parents == 'chain' else 'graph'} of convolutions"
+    for group in graph.groups:
+        if group.frozen is not None and len(group.of_role("producer")) > 1:
+            layers = ", ".join(member.layer for member in group.of_role("producer"))
+            yield f"frozen together, because {group.frozen}: {layers}"
+    if any(group.approximate for group in graph.prunable):
+        yield "a normalisation over channels makes removal differ from silencing in some layers (approximate)"
+
+
+def _repairs(causal: ArmResult) -> Iterator[str]:
+    kept = [repair for repair in causal.repairs if repair.outcome == "kept"]
+    if causal.repairs:
+        refitted = sum(repair.outcome == "refitted" for repair in causal.repairs)
+        moved = {name for repair in causal.repairs for name in repair.together}
+        together = f", {len(moved)} of them together with the layer that reads them" if moved else ""
+        yield f"compensation refitted {refitted} of {len(causal.repairs)} layers of the causal arm{together}"
+    for repair in kept:
+        yield f"compensation left the weights of {repair.layer} as they were cut: {repair.reason}"
+    for repair in causal.repairs:
+        if repair.remark:
+            yield f"compensation of {repair.layer}: {repair.remark}"
