@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from causal_prune.cli import main
+from causal_prune.command_line.entry import main
 from causal_prune.comparison import rivals as comparison
 from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.measure.latency import measure_latency

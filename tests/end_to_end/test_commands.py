@@ -42,7 +42,7 @@ def test_help_takes_less_than_a_second() -> None:
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     heavy = {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "sklearn", "matplotlib", "scipy"}
     imported = f"sorted({heavy} & set(sys.modules))"
-    code = f"import sys; from causal_prune.cli import main; main({arguments}); print({imported})"
+    code = f"import sys; from causal_prune.command_line.entry import main; main({arguments}); print({imported})"
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 

@@ -15,8 +15,8 @@ import pytest
 from causal_prune.report.bundle import verify
 
 STEPS = {
-    "train the dense network": "causal_prune.jobs.fine_tune",
-    "check the model": "causal_prune.jobs.check_fits",
+    "train the dense network": "causal_prune.command_line.jobs.fine_tune",
+    "check the model": "causal_prune.command_line.jobs.check_fits",
     "observe": "causal_prune.pipeline.flow.observe",
     "score": "causal_prune.pipeline.flow.score",
     "compensate": "causal_prune.comparison.arms.repair",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from causal_prune.cli import main
+from causal_prune.command_line.entry import main
 from causal_prune.report.gate import load_baseline
 from causal_prune.sources import load_model
 
@@ -79,7 +79,7 @@ def test_commands_work(clone: Path, files, capsys: pytest.CaptureFixture[str], b
 
 @pytest.fixture
 def brief_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("causal_prune.jobs.TRAINING_EPOCHS", 1)
+    monkeypatch.setattr("causal_prune.command_line.jobs.TRAINING_EPOCHS", 1)
 
 
 def test_options_that_the_text_names_exist(cli) -> None:

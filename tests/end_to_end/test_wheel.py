@@ -65,7 +65,7 @@ def test_wheel_carries_licence_and_command(wheel: Path) -> None:
         }
         command = archive.read(texts["entry_points.txt"]).decode()
         metadata = archive.read(texts["METADATA"]).decode()
-    assert "causal-prune = causal_prune.cli:entry_point" in command
+    assert "causal-prune = causal_prune.command_line.entry:entry_point" in command
     assert "License-Expression: MIT" in metadata
     assert "licenses/LICENSE" in texts
 

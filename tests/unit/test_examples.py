@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from causal_prune.settings import load_settings
+from causal_prune.command_line.settings import load_settings
 from causal_prune.sources import load_data, load_model, load_weights
 from causal_prune.tracing.network_trace import trace
 

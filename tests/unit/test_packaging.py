@@ -52,7 +52,7 @@ def test_command_is_importable() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".cli", ".settings", ".report.report", ".report.render", ".report.gate"]
+    "module", ["", ".command_line.entry", ".command_line.settings", ".report.report", ".report.render", ".report.gate"]
 )
 def test_import_needs_no_torch(module: str) -> None:
     heavy = "{'torch', 'torchvision', 'torch_pruning', 'onnx', 'onnxruntime', 'sklearn'}"

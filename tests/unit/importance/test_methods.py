@@ -8,7 +8,7 @@ import torch
 import typer.main
 from torch import Tensor, nn
 
-from causal_prune.cli import app
+from causal_prune.command_line.commands import app
 from causal_prune.errors import InputError
 from causal_prune.importance import METHODS, WITH_LABELS, score
 from causal_prune.observation.filter_moments import observe

@@ -1,26 +1,17 @@
 """The commands: parse, call, print. Everything heavy is imported inside the command that needs it."""
 
-import _thread
 import shlex
-import sys
-import threading
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import zip_longest
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.exceptions import TyperException
 
-from causal_prune.errors import CausalPruneError, CausalPruneWarning, InputError
+from causal_prune.errors import InputError
 
 if TYPE_CHECKING:
     from causal_prune.pipeline.flow import Compressed
 
-INTERRUPTED = 130
-STOPPED = "interrupted; nothing was changed, run the same command to start again"
 
 app = typer.Typer(
     name="causal-prune",
@@ -152,8 +143,9 @@ def run(
     """The whole flow into a bundle. With no arguments: scikit-learn's digits and a small CNN trained on the spot."""
     import json as encoder
 
-    from causal_prune.jobs import dry_run_job, dry_run_lines, run_job
-    from causal_prune.settings import load_settings
+    from causal_prune.command_line.jobs import dry_run_job, run_job
+    from causal_prune.command_line.settings import load_settings
+    from causal_prune.command_line.tables import dry_run_lines
 
     settings = load_settings(config, _given(ctx, leave_out=("config", "force")))
     if settings.dry_run:
@@ -187,8 +179,9 @@ def inspect(
     """Groups, widths, parents, what is frozen and why; changes nothing."""
     import json as encoder
 
-    from causal_prune.jobs import inspect_job, inspection_tables
-    from causal_prune.settings import load_settings
+    from causal_prune.command_line.jobs import inspect_job
+    from causal_prune.command_line.settings import load_settings
+    from causal_prune.command_line.tables import inspection_tables
 
     settings = load_settings(config, _given(ctx, leave_out=("config",)))
     graph = inspect_job(settings)
@@ -238,7 +231,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.01, help="Time for each file.")] = 2.0,
 ) -> int:
     """Latency of an ONNX file; of two files, interleaved, with the ratio."""
-    from causal_prune.jobs import bench_table
+    from causal_prune.command_line.tables import bench_table
 
     files = _file(model), None if other is None else _file(other)
     _print_tables(bench_table(*files, threads=threads, batch=batch, seconds=seconds))
@@ -310,112 +303,3 @@ def _print_summary(result: "Compressed") -> None:
             f"      causal-prune bench {bundle}/model.onnx",
         ]
     )
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Print this package's warnings, each once, as one line; those of libraries are not the user's to mend."""
-    said: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if issubclass(category, CausalPruneWarning) and str(message) not in said:
-            said.add(str(message))
-            typer.echo(f"causal-prune: warning: {message}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", CausalPruneWarning)
-        warnings.showwarning = show
-        yield
-
-
-@contextmanager
-def _no_interrupt_lost() -> Iterator[None]:
-    """Repeat a Ctrl-C that hit a finaliser: Python can but report it, and the command would go on."""
-    before = sys.unraisablehook
-
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            before(unraisable)
-            return
-        # from another thread and a moment later: here it would be lost once more
-        again = threading.Timer(0.05, _thread.interrupt_main)
-        again.daemon = True
-        again.start()
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
-
-
-def _with_value(arguments: Sequence[str]) -> Iterator[str]:
-    """Give `--compensate` its default where it stands alone."""
-    for argument, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
-        alone = argument == "--compensate" and following.startswith("-")
-        yield "--compensate=least-squares" if alone else argument
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: Arguments without the program's name; None takes the process's own.
-
-    Returns:
-        The exit code: 0 done or passed, 1 gate or parity failed, 2 wrong usage, configuration or input, 3 the target
-        cannot be met, 4 inconclusive, 130 interrupted.
-    """
-    from causal_prune.progress import shown
-
-    arguments = list(_with_value(sys.argv[1:] if argv is None else argv))
-    debug = "--debug" in arguments
-    try:
-        with _plain_warnings(), _no_interrupt_lost(), shown(sys.stderr.isatty()):
-            result = app(args=arguments, prog_name="causal-prune", standalone_mode=False, obj=arguments)
-            if result == INTERRUPTED:  # typer turns a Ctrl-C into this code, without a word
-                raise KeyboardInterrupt
-            return result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain(STOPPED, INTERRUPTED, debug)
-    except TyperException as error:
-        return _complain(error.format_message(), error.exit_code, debug)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
-        return _complain(*_told(error), debug)
-
-
-def _told(error: BaseException) -> tuple[str, int]:
-    """What an error is in one line, and its exit code."""
-    if _hides_interrupt(error):
-        return STOPPED, INTERRUPTED
-    if isinstance(error, CausalPruneError):
-        return str(error), error.exit_code
-    if isinstance(error, OSError):
-        return f"{error.filename or 'file system'}: {error.strerror or error}", 2
-    return f"internal error, {type(error).__name__}: {error}; --debug shows where", 2
-
-
-def _hides_interrupt(error: BaseException | None) -> bool:
-    """Whether a Ctrl-C led to it: libraries that are cut short while they tidy up raise errors of their own."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _complain(message: str, code: int, debug: bool) -> int:
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    # one line, whatever a library has put into its message
-    if message:  # a bare call has printed its help instead
-        typer.echo(f"causal-prune: {' '.join(message.split())}", err=True)
-    return code
-
-
-def entry_point() -> None:
-    """Run the command line of this process and exit with its code."""
-    sys.exit(main())

@@ -1,12 +1,12 @@
 """What the commands do once their options are read: settings in, values and tables out."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from causal_prune.command_line.settings import RunSettings
 from causal_prune.compensation.compensation import Method
 from causal_prune.data.data import Data, held_out, loader
 from causal_prune.errors import InputError
@@ -14,7 +14,6 @@ from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.importance import METHODS, score
 from causal_prune.importance.scores import Parents
 from causal_prune.machine import alignment, check_device, one_thread
-from causal_prune.measure.latency import measure_latency, speedup
 from causal_prune.network.running import seeded
 from causal_prune.observation.filter_moments import observe
 from causal_prune.pipeline.findings import layer_entries
@@ -22,7 +21,6 @@ from causal_prune.pipeline.flow import Compressed, compress
 from causal_prune.planning.unit_choice import plan
 from causal_prune.report.bundle import check_out
 from causal_prune.report.report import Layer
-from causal_prune.settings import RunSettings
 from causal_prune.sources import check_fits, load_data, load_model, load_weights
 from causal_prune.sources.small_cnn import small_resnet
 from causal_prune.surgery.pruning_plan import Target
@@ -30,7 +28,7 @@ from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 COMPENSATION: dict[str, Method] = {
     "least-squares": "least_squares",
@@ -42,17 +40,6 @@ TRAINING_LR = 0.1
 TRAINING_BATCH = 64
 """Of the embedded network; chosen on the validation split of the digits."""
 EMBEDDED_EPOCHS = 3
-_NUMBERS = {
-    "units",
-    "filters",
-    "inputs",
-    "MACs",
-    "median ms",
-    "IQR ms",
-    "p90 ms",
-    "p99 ms",
-    "against the first",
-}
 
 
 def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
@@ -131,24 +118,6 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[Layer]]:
     return planned.target, layer_entries(graph, planned)
 
 
-def dry_run_lines(target: Target, layers: Iterable[Layer]) -> Iterator[str]:
-    """Describe what would be cut.
-
-    Args:
-        target: What was asked and planned.
-        layers: The widths.
-
-    Yields:
-        One line per layer that would be cut, then the target.
-    """
-    for layer in layers:
-        if layer.filters_after < layer.filters_before:
-            yield f"{layer.name}: {layer.filters_before} -> {layer.filters_after} filters"
-    yield (
-        f"{target.kind}: requested {target.requested:.3f}, planned {target.achieved:.3f}; nothing was written"
-    )
-
-
 def inspect_job(settings: RunSettings) -> FilterGraph:
     """Trace a network without touching it.
 
@@ -176,91 +145,6 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
             "or --data, whose images have one"
         )
     return trace(model, example, freeze=settings.freeze)
-
-
-def inspection_tables(graph: FilterGraph) -> "tuple[Table, ...]":
-    """Lay out a graph for the terminal.
-
-    Args:
-        graph: From `trace`.
-
-    Returns:
-        Tables of the groups, of the layers and of what is frozen.
-    """
-    groups = _table("What is cut together", "group", "units", "producers", "passengers", "consumers")
-    for group in graph.prunable:
-        groups.add_row(
-            f"{group.name}{' (approximate)' if group.approximate else ''}",
-            str(group.size),
-            *(
-                "\n".join(dict.fromkeys(member.layer for member in group.of_role(role)))
-                for role in ("producer", "passenger", "consumer")
-            ),
-        )
-    layers = _table("Layers", "layer", "kind", "filters", "inputs", "MACs", "parents")
-    for name, layer in graph.layers.items():
-        if layer.inputs:
-            layers.add_row(
-                name,
-                layer.kind,
-                str(layer.filters),
-                str(layer.inputs),
-                f"{layer.macs:,}",
-                "\n".join(layer.parents) or "the input",
-            )
-    frozen = _table("What is not cut", "frozen layer", "reason")
-    for name, reason in graph.frozen.items():
-        frozen.add_row(name, reason)
-    return groups, layers, frozen
-
-
-def _table(title: str, *columns: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in _NUMBERS else "left")
-    return table
-
-
-def bench_table(first: Path, second: Path | None, *, threads: int, batch: int, seconds: float) -> "Table":
-    """Time one ONNX file, or two side by side.
-
-    Args:
-        first: The file; of two, the reference.
-        second: Another file or None.
-        threads: Of ONNX Runtime, at least 1.
-        batch: Images per run, at least 1.
-        seconds: Time for each file.
-
-    Returns:
-        A table with the median, quantiles and the ratio of the medians.
-
-    Raises:
-        InputError: If a file cannot be timed.
-    """
-    files = {str(path): path for path in (first, second) if path is not None}
-    latencies = measure_latency(files, threads=threads, batch=batch, seconds=seconds)
-    table = _table(
-        f"{threads} thread(s), batch {batch}, interleaved",
-        "file",
-        "median ms",
-        "IQR ms",
-        "p90 ms",
-        "p99 ms",
-        "against the first",
-    )
-    reference = latencies[str(first)]
-    for name, latency in latencies.items():
-        table.add_row(
-            name,
-            f"{latency.median:.4g}",
-            f"{latency.iqr:.2g}",
-            f"{latency.p90:.4g}",
-            f"{latency.p99:.4g}",
-            f"{speedup(reference, latency):.2f}x as fast",
-        )
-    return table
 
 
 def _title(settings: RunSettings) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from causal_prune.command_line.settings import RunSettings, flag_of, load_settings
 from causal_prune.errors import InputError
-from causal_prune.settings import RunSettings, flag_of, load_settings
 
 
 def write(folder: Path, text: str) -> Path:

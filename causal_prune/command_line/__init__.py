@@ -1,0 +1,1 @@
+"""The commands: options in, calls, tables and exit codes out."""
