@@ -49,6 +49,10 @@ test: lint  ## lint, then the quick tests
 test-slow: $(READY)  ## the slow tests
 	@$(BIN)/python -m pytest -q -m slow
 
+.PHONY: architecture
+architecture: $(READY)  ## the house: import contract, wings with their faces and rooms, imports between wings
+	@$(BIN)/python -m tests.architecture
+
 .PHONY: coverage-table
 coverage-table: $(READY)  ## what can be cut: a table over torchvision's networks and the patterns (half an hour)
 	@$(BIN)/python -m tests.benchmarks.coverage

@@ -1,1 +1,5 @@
 """The commands: options in, calls, tables and exit codes out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ import typer
 from causal_prune.errors import InputError
 
 if TYPE_CHECKING:
-    from causal_prune.pipeline.flow import Compressed
+    from causal_prune.pipeline import Compressed
 
 
 app = typer.Typer(
@@ -208,10 +208,8 @@ def gate(
     beat_random: Annotated[bool, typer.Option("--beat-random", help="Random pruning must be worse.")] = False,
 ) -> int:
     """The CI check: exits 0 passed, 1 failed, 4 inconclusive, and says which number decided."""
-    from causal_prune.report.bundle import verify
-    from causal_prune.report.gate import Limits, load_baseline
-    from causal_prune.report.gate import gate as judge
-    from causal_prune.report.report import Report
+    from causal_prune.report import Limits, Report, load_baseline, verify
+    from causal_prune.report import gate as judge
 
     verify(folder)
     limits = Limits(max_drop=max_drop, min_speedup=min_speedup, max_bytes=max_bytes, beat_random=beat_random)
@@ -246,7 +244,7 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
 ) -> int:
     """Output parity of two ONNX files, per output; exits 1 where they differ."""
-    from causal_prune.onnx_files.parity import compare_onnx
+    from causal_prune.onnx_files import compare_onnx
 
     parity = compare_onnx(_file(first), _file(second), tolerance=tolerance, seed=seed)
     verdict = "within" if parity.passed else "ABOVE"
@@ -290,7 +288,7 @@ def _print_tables(*tables: Any) -> None:
 
 
 def _print_summary(result: "Compressed") -> None:
-    from causal_prune.report.summary import summary_lines, summary_table
+    from causal_prune.report import summary_lines, summary_table
 
     _print_tables(summary_table(result.report))
     _print_lines(summary_lines(result.report))

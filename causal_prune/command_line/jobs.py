@@ -7,25 +7,20 @@ import torch
 from torch import nn
 
 from causal_prune.command_line.settings import RunSettings
-from causal_prune.compensation.compensation import Method
-from causal_prune.data.data import Data, held_out, loader
+from causal_prune.compensation import Method
+from causal_prune.data import Data, held_out, loader
 from causal_prune.errors import InputError
-from causal_prune.fine_tuning.training import fine_tune
-from causal_prune.importance import METHODS, score
-from causal_prune.importance.scores import Parents
+from causal_prune.fine_tuning import fine_tune
+from causal_prune.importance import METHODS, Parents, score
 from causal_prune.machine import alignment, check_device, one_thread
 from causal_prune.network.running import seeded
-from causal_prune.observation.filter_moments import observe
-from causal_prune.pipeline.findings import layer_entries
-from causal_prune.pipeline.flow import Compressed, compress
-from causal_prune.planning.unit_choice import plan
-from causal_prune.report.bundle import check_out
-from causal_prune.report.report import Layer
-from causal_prune.sources import check_fits, load_data, load_model, load_weights
-from causal_prune.sources.small_cnn import small_resnet
-from causal_prune.surgery.pruning_plan import Target
-from causal_prune.tracing.filter_graph import FilterGraph
-from causal_prune.tracing.network_trace import trace
+from causal_prune.observation import observe
+from causal_prune.pipeline import Compressed, compress, layer_entries
+from causal_prune.planning import plan
+from causal_prune.report import Layer, check_out
+from causal_prune.sources import check_fits, load_data, load_model, load_weights, small_resnet
+from causal_prune.surgery import Target
+from causal_prune.tracing import FilterGraph, trace
 
 if TYPE_CHECKING:
     pass

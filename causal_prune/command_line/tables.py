@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causal_prune.measure.latency import measure_latency, speedup
-from causal_prune.report.report import Layer
-from causal_prune.surgery.pruning_plan import Target
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.measure import measure_latency, speedup
+from causal_prune.report import Layer
+from causal_prune.surgery import Target
+from causal_prune.tracing import FilterGraph
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,1 +1,5 @@
-"""The causal arm beside others: the same widths, data, repair and training, other units."""
+"""The causal arm beside others: same widths, data, repair and training, other units."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

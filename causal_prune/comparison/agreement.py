@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from causal_prune.comparison.arms import Recipe
-from causal_prune.data.data import Images, held_out, loader
+from causal_prune.data import Images, held_out, loader
 from causal_prune.errors import CausalPruneWarning, InputError
-from causal_prune.importance import WITH_LABELS, FilterScores
-from causal_prune.importance.ablation import Ablation, ablate, joined
-from causal_prune.observation.filter_moments import FilterMoments, observe
-from causal_prune.report.report import AgreementSummary
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.importance import WITH_LABELS, Ablation, FilterScores, ablate, joined
+from causal_prune.observation import FilterMoments, observe
+from causal_prune.report import AgreementSummary
+from causal_prune.tracing import FilterGraph
 
 Scores: TypeAlias = Tensor | Sequence[float] | npt.NDArray[np.floating]
 

@@ -7,19 +7,14 @@ from typing import Literal
 from torch import nn
 
 from causal_prune.comparison.rivals import Rival
-from causal_prune.compensation.compensation import Method, repair
-from causal_prune.compensation.layer_repair import LayerRepair
-from causal_prune.compensation.reestimation import reestimate
-from causal_prune.data.data import Images, loader
-from causal_prune.fine_tuning.training import fine_tune
-from causal_prune.measure.accuracy import Accuracy, evaluate
-from causal_prune.measure.cost import Cost, count_cost
+from causal_prune.compensation import LayerRepair, Method, reestimate, repair
+from causal_prune.data import Images, loader
+from causal_prune.fine_tuning import fine_tune
+from causal_prune.measure import Accuracy, Cost, count_cost, evaluate
 from causal_prune.network.running import Inputs
-from causal_prune.planning.unit_choice import plan_like
-from causal_prune.surgery.pruning_plan import PruningPlan
-from causal_prune.surgery.removal import remove
-from causal_prune.surgery.silencing import zero, zero_masks
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.planning import plan_like
+from causal_prune.surgery import PruningPlan, remove, zero, zero_masks
+from causal_prune.tracing import FilterGraph
 
 Mode = Literal["remove", "zero"]
 

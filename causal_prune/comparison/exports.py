@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from causal_prune.comparison.arms import ArmResult, Recipe
-from causal_prune.measure.latency import Latency, measure_latency
-from causal_prune.onnx_files.export import export_onnx
-from causal_prune.onnx_files.parity import Parity
+from causal_prune.measure import Latency, measure_latency
+from causal_prune.onnx_files import Parity, export_onnx
 from causal_prune.progress import status
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from causal_prune.errors import InputError
 from causal_prune.importance import FilterScores, score
-from causal_prune.observation.filter_moments import FilterMoments
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.observation import FilterMoments
+from causal_prune.tracing import FilterGraph
 
 ARMS = ("causal", "random", "magnitude")
 

@@ -7,14 +7,14 @@ from torch.utils.data import Subset
 
 from causal_prune.comparison.arms import Mode, Recipe, _normalised, cut
 from causal_prune.comparison.rivals import Rival
-from causal_prune.data.data import Images, loader
+from causal_prune.data import Images, loader
 from causal_prune.importance import FilterScores
-from causal_prune.measure.accuracy import evaluate
-from causal_prune.planning.unit_choice import plan
+from causal_prune.measure import evaluate
+from causal_prune.planning import plan
 from causal_prune.progress import track
-from causal_prune.report.report import Curve
-from causal_prune.surgery.pruning_plan import PruningPlan
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.report import Curve
+from causal_prune.surgery import PruningPlan
+from causal_prune.tracing import FilterGraph
 
 CURVE_IMAGES = 1000
 
@@ -48,7 +48,7 @@ def curve(
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def share_curve(
+def curve_by_share(
     recipe: Recipe,
     validation: Images,
     graph: FilterGraph,

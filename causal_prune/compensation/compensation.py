@@ -25,7 +25,7 @@ from causal_prune.network.running import (
     seeded,
 )
 from causal_prune.progress import track
-from causal_prune.surgery.cuts import Cuts, recorded_cuts
+from causal_prune.surgery import Cuts, recorded_cuts
 
 Method = Literal["least_squares", "batchnorm", "none"]
 HELD_OUT = 8

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from causal_prune.compensation.least_squares import Correction
 from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, weight_of
-from causal_prune.surgery.cuts import LayerCut
+from causal_prune.surgery import LayerCut
 
 Saved = Sequence[tuple[Tensor, Tensor]]
 """The tensors that a refit writes, and the values that they had."""

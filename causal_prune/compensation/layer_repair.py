@@ -18,7 +18,7 @@ from causal_prune.compensation.rectified_refit import Rows, inverse, step
 from causal_prune.compensation.series import is_plain, series_in
 from causal_prune.errors import InputError
 from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, places_of, rows
-from causal_prune.surgery.cuts import Cuts
+from causal_prune.surgery import Cuts
 
 ROWS_PER_UNKNOWN = 100
 """Of a convolution's output places so many times the unknowns of a filter are drawn."""

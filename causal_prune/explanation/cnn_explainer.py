@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from causal_prune.errors import InputError, warn
 from causal_prune.explanation.cnn_features import Array, Heatmap, collect, frobenius_norm, heatmap
 from causal_prune.importance import score
-from causal_prune.measure.accuracy import evaluate
+from causal_prune.measure import evaluate
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.running import call, copied, device_of, modes_kept
-from causal_prune.observation.filter_moments import FilterMoments
-from causal_prune.observation.filter_norms import FeatureMoments
-from causal_prune.observation.gathering import moments_of
-from causal_prune.tracing.filter_graph import FilterGraph, Layer
+from causal_prune.observation import FeatureMoments, FilterMoments, moments_of
+from causal_prune.tracing import FilterGraph, Layer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.data.classification import check_labels, labels_of, logits_of
+from causal_prune.data import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.importance.scores import (
     FilterScores,
@@ -23,13 +23,13 @@ from causal_prune.importance.scores import (
     images_for,
     network_for,
 )
-from causal_prune.intervention.replay import Constant, Intervention, Recorder, Replay, Subject
+from causal_prune.intervention import Constant, Intervention, Recorder, Replay, Subject
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
 from causal_prune.network.running import call, copied, device_of, inputs_of, moved, part_of
-from causal_prune.observation.filter_moments import FilterMoments
+from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing.filter_graph import FilterGraph, Group
+from causal_prune.tracing import FilterGraph, Group
 
 ACTIVATION_BYTES = 256_000_000
 """Batches are split so that the activations of one part take about this much."""

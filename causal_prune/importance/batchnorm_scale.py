@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from causal_prune.errors import InputError
 from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_units, network_for
 from causal_prune.network.layer_kinds import BatchNorm
-from causal_prune.observation.filter_moments import FilterMoments
-from causal_prune.tracing.filter_graph import FilterGraph, Group
+from causal_prune.observation import FilterMoments
+from causal_prune.tracing import FilterGraph, Group
 
 
 def score(

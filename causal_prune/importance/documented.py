@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError, warn
 from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_filters
-from causal_prune.observation.filter_moments import FilterMoments
-from causal_prune.observation.filter_norms import FeatureMoments
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.observation import FeatureMoments, FilterMoments
+from causal_prune.tracing import FilterGraph
 
 
 def score(

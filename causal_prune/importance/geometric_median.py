@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_filters
-from causal_prune.observation.filter_moments import FilterMoments
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.observation import FilterMoments
+from causal_prune.tracing import FilterGraph
 
 
 def score(

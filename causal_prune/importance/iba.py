@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.data.classification import labels_of, logits_of
+from causal_prune.data import labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.importance.scores import (
     FilterScores,
@@ -16,11 +16,11 @@ from causal_prune.importance.scores import (
     images_for,
     network_for,
 )
-from causal_prune.intervention.bottleneck import InformationBottleneck
+from causal_prune.intervention import InformationBottleneck
 from causal_prune.network.running import copied, device_of, inputs_of, tensors_in
-from causal_prune.observation.filter_moments import FilterMoments
+from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing import FilterGraph
 
 IMAGES, COPIES, BETA = 32, 2, 1.0
 """Images that are analysed, noisy copies of each, and the weight of the capacity."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from causal_prune.data.classification import check_labels, labels_of, logits_of
+from causal_prune.data import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.importance.scores import (
     FilterScores,
@@ -23,9 +23,9 @@ from causal_prune.importance.scores import (
 )
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.running import call, device_of, inputs_of, modes_kept, moved, part_of
-from causal_prune.observation.filter_moments import FilterMoments
+from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing import FilterGraph
 
 IMAGES, FEWEST = 300, 10
 """Images of the class at most, as in the paper, and at least."""

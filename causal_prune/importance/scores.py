@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.observation.filter_moments import FilterMoments
-from causal_prune.tracing.filter_graph import FilterGraph, Group
+from causal_prune.observation import FilterMoments
+from causal_prune.tracing import FilterGraph, Group
 
 Parents = Literal["graph", "chain"]
 Labelled: TypeAlias = Iterable[Any]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from causal_prune.importance.elimination import Equations, direct_effects, eliminate, unique_effects
 from causal_prune.importance.scores import EliminationCurve, FilterScores, Labelled, Parents, from_units
-from causal_prune.observation.filter_moments import FilterMoments
+from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing.filter_graph import FilterGraph, Group, Member
+from causal_prune.tracing import FilterGraph, Group, Member
 
 UNIT = "share of the states that its readers join, by what the outputs lose with them"
 

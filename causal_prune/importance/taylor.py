@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from causal_prune.data.classification import check_labels, labels_of, logits_of
+from causal_prune.data import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.importance.scores import (
     FilterScores,
@@ -19,9 +19,9 @@ from causal_prune.importance.scores import (
 )
 from causal_prune.network.layer_matrices import matrix_of
 from causal_prune.network.running import call, copied, device_of, inputs_of, moved
-from causal_prune.observation.filter_moments import FilterMoments
+from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing import FilterGraph
 
 UNIT = "change of the loss in nats, to first order"
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from causal_prune.data.classification import check_labels, labels_of, logits_of
+from causal_prune.data import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
 from causal_prune.measure.statistics import wilson_interval
 from causal_prune.network.running import call, copied, device_of, inputs_of, modes_kept, moved, seeded

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from causal_prune.errors import InputError, first_line
-from causal_prune.onnx_files.session import open_session, random_feed, signature
+from causal_prune.onnx_files import open_session, random_feed, signature
 from causal_prune.progress import track
 
 Clock = Callable[[], int]  # nanoseconds, never going back

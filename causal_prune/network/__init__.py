@@ -1,1 +1,1 @@
-"""Ground tools for any network: running it, hooks, kinds of layers, layers as matrix products, what kernels read."""
+"""Tools for any network, by room: running it, hooks, kinds of layers, layers as matrix products, patches."""

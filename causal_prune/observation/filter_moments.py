@@ -29,7 +29,7 @@ from causal_prune.observation.joined_states import State, StateFlow
 from causal_prune.observation.layer_reads import Reading, ReadMoments, readings, undetermined
 from causal_prune.observation.output_effects import OutputEffects
 from causal_prune.progress import track
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing import FilterGraph
 
 
 @dataclass(frozen=True)

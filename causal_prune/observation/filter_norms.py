@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from causal_prune.observation.gathering import Gathering, Moments, gather_all
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing import FilterGraph
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.observation.gathering import Gathering
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.tracing import FilterGraph
 
 LONGEST_PATCH = 8192
 """Patches of more numbers than this are read as channels: inverting their covariance would take minutes."""

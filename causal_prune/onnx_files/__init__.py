@@ -1,1 +1,5 @@
 """ONNX files: exporting, proving that a file computes the same, running one."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,15 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from causal_prune.comparison.arms import ArmResult
-from causal_prune.comparison.exports import Exported
+from causal_prune.comparison import ArmResult, Exported
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
-from causal_prune.measure.latency import Latency, speedup
-from causal_prune.measure.statistics import mcnemar_exact, paired_difference
+from causal_prune.measure import Latency, mcnemar_exact, paired_difference, speedup
 from causal_prune.progress import status
-from causal_prune.report.render import render
-from causal_prune.report.report import (
+from causal_prune.report import (
     AgreementSummary,
     Arm,
     Comparison,
@@ -27,10 +24,10 @@ from causal_prune.report.report import (
     ParitySummary,
     Report,
     hits_to_text,
+    render,
 )
-from causal_prune.surgery.pruning_plan import PruningPlan
-from causal_prune.surgery.rebuilding import bundle_weights
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.surgery import PruningPlan, bundle_weights
+from causal_prune.tracing import FilterGraph
 
 
 def assemble(

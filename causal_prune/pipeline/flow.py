@@ -11,31 +11,21 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from causal_prune.comparison.agreement import judge
-from causal_prune.comparison.arms import Mode, Recipe, run_arms
-from causal_prune.comparison.exports import export_arms
-from causal_prune.comparison.rivals import rivals_of
-from causal_prune.comparison.share_curve import share_curve
-from causal_prune.compensation.compensation import Method
-from causal_prune.data.data import Data, held_out, loader
+from causal_prune.comparison import Mode, Recipe, curve_by_share, export_arms, judge, rivals_of, run_arms
+from causal_prune.compensation import Method
+from causal_prune.data import Data, held_out, loader
 from causal_prune.errors import CausalPruneError
-from causal_prune.importance import score
-from causal_prune.importance.scores import Parents
+from causal_prune.importance import Parents, score
 from causal_prune.machine import alignment
 from causal_prune.network.running import Inputs, copied
-from causal_prune.observation.filter_moments import observe
+from causal_prune.observation import observe
 from causal_prune.pipeline.findings import assemble, write_bundle
 from causal_prune.pipeline.notes import _notes, _repairs
-from causal_prune.planning.latency_target import plan_latency
-from causal_prune.planning.targets import checked_target
-from causal_prune.planning.unit_choice import plan
+from causal_prune.planning import checked_target, plan, plan_latency
 from causal_prune.progress import status
-from causal_prune.report.bundle import staged
-from causal_prune.report.report import Report
-from causal_prune.surgery.pruning_plan import PruningPlan
-from causal_prune.tracing.filter_graph import FilterGraph
-from causal_prune.tracing.network_trace import trace
-from causal_prune.tracing.trial_cuts import difference
+from causal_prune.report import Report, staged
+from causal_prune.surgery import PruningPlan
+from causal_prune.tracing import FilterGraph, difference, trace
 
 COMPENSATIONS: dict[Method, str] = {
     "least_squares": "least squares",
@@ -189,7 +179,7 @@ def compress(
             graph,
             planned,
             scores,
-            curve=share_curve(recipe, data.validation, graph, scores, rivals, mode),
+            curve=curve_by_share(recipe, data.validation, graph, scores, rivals, mode),
             agreement=judge(recipe, graph, scores, rescore, data.validation),
             asked={
                 "command": command,

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from causal_prune.comparison.arms import ArmResult
-from causal_prune.data.data import Data
-from causal_prune.importance.scores import Parents
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.comparison import ArmResult
+from causal_prune.data import Data
+from causal_prune.importance import Parents
+from causal_prune.tracing import FilterGraph
 
 
 def _notes(

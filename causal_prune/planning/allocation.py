@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from causal_prune.errors import TargetError
-from causal_prune.importance.scores import EliminationCurve
+from causal_prune.importance import EliminationCurve
 from causal_prune.planning.network_cost import NetworkCost, share_kept
-from causal_prune.surgery.pruning_plan import TargetKind
-from causal_prune.tracing.filter_graph import FilterGraph, Group
+from causal_prune.surgery import TargetKind
+from causal_prune.tracing import FilterGraph, Group
 
 SMALLEST_WIDTH = 1
 CLOSE = 0.01

@@ -8,15 +8,14 @@ from torch import nn
 
 from causal_prune.errors import TargetError
 from causal_prune.importance import FilterScores
-from causal_prune.measure.latency import measure_latency
+from causal_prune.measure import measure_latency
 from causal_prune.network.running import Inputs
-from causal_prune.onnx_files.export import export_onnx
+from causal_prune.onnx_files import export_onnx
 from causal_prune.planning.targets import check_prunable, checked_target
 from causal_prune.planning.unit_choice import plan
 from causal_prune.progress import track
-from causal_prune.surgery.pruning_plan import PruningPlan, Target
-from causal_prune.surgery.removal import remove
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.surgery import PruningPlan, Target, remove
+from causal_prune.tracing import FilterGraph
 
 STEPS = 7
 

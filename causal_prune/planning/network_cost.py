@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from causal_prune.surgery.pruning_plan import TargetKind
-from causal_prune.tracing.filter_graph import FilterGraph, Layer, Member
+from causal_prune.surgery import TargetKind
+from causal_prune.tracing import FilterGraph, Layer, Member
 
 
 class NetworkCost:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from causal_prune.errors import InputError, TargetError
-from causal_prune.surgery.pruning_plan import TargetKind
-from causal_prune.tracing.filter_graph import FilterGraph
+from causal_prune.surgery import TargetKind
+from causal_prune.tracing import FilterGraph
 
 
 def checked_target(shares: Mapping[TargetKind, float | None]) -> tuple[TargetKind, float]:

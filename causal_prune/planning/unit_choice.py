@@ -13,8 +13,8 @@ from causal_prune.machine import alignment
 from causal_prune.planning.allocation import by_curves, equal_shares
 from causal_prune.planning.network_cost import share_kept
 from causal_prune.planning.targets import check_prunable, checked_target
-from causal_prune.surgery.pruning_plan import PruningPlan, Target, TargetKind
-from causal_prune.tracing.filter_graph import FilterGraph, Group
+from causal_prune.surgery import PruningPlan, Target, TargetKind
+from causal_prune.tracing import FilterGraph, Group
 
 
 def plan(

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from causal_prune.data.data import Data
+from causal_prune.data import Data
 from causal_prune.errors import InputError
 from causal_prune.sources.arrays import read_digits, read_npz, read_torchvision
 from causal_prune.sources.data_factory import read_factory

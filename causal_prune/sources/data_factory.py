@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from causal_prune.data.data import Data
+from causal_prune.data import Data
 from causal_prune.errors import InputError, one_line
 from causal_prune.progress import track
 from causal_prune.sources.factories import call_factory

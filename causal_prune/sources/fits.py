@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from causal_prune.data.data import Data
+from causal_prune.data import Data
 from causal_prune.errors import InputError, one_line
 from causal_prune.progress import track
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from causal_prune.data.data import Data
+from causal_prune.data import Data
 from causal_prune.errors import InputError
 
 Labels = npt.NDArray[np.int64]

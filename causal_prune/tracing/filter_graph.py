@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from causal_prune.network.layer_kinds import Grouping, Kind
-from causal_prune.surgery.cuts import AdapterCut, Cuts, LayerCut, ParameterCut
+from causal_prune.surgery import AdapterCut, Cuts, LayerCut, ParameterCut
 
 Role = Literal["producer", "passenger", "consumer"]
 Axis = Literal["out", "in"]

@@ -22,9 +22,7 @@ from causal_prune.network.running import (
     tensors_in,
     train_without_statistics,
 )
-from causal_prune.surgery.cuts import Cuts
-from causal_prune.surgery.removal import cut_network
-from causal_prune.surgery.silencing import silence_network, silencing_masks
+from causal_prune.surgery import Cuts, cut_network, silence_network, silencing_masks
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 
 TOLERANCE = 1e-5

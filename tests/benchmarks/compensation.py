@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import causal_prune as cp
-from causal_prune.importance import FilterScores
+from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.accuracy import evaluate
 from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
 from causal_prune.planning.unit_choice import plan_like

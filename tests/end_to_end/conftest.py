@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from causal_prune.command_line.entry import main
-from causal_prune.comparison import rivals as comparison
+from causal_prune.comparison import exports
 from causal_prune.fine_tuning.training import fine_tune
 from causal_prune.measure.latency import measure_latency
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.planning import latency_target
-from causal_prune.sources import load_data, load_model
+from causal_prune.sources.data import load_data
+from causal_prune.sources.models import load_model
 
 FACTORIES = '''
 """Networks for images of shape (1, 8, 8) and three classes."""
@@ -161,7 +162,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time files for a twentieth of a second, where a test does not look at the numbers."""
-    for module in (comparison, latency_target):
+    for module in (exports, latency_target):
         monkeypatch.setattr(module, "measure_latency", partial(measure_latency, seconds=0.05))
 
 
@@ -182,7 +183,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch, bundle: Path, brief_timing: None)
         shutil.copy(bundle / "model.onnx", path)
         return Parity(0.0, 1e-4, True, {})
 
-    for module in (comparison, latency_target):
+    for module in (exports, latency_target):
         monkeypatch.setattr(module, "export_onnx", copied)
 
 

@@ -15,7 +15,7 @@ import torch
 from causal_prune.onnx_files.export import export_onnx
 from causal_prune.report.bundle import write_sums
 from causal_prune.report.report import Report, hits_to_text
-from causal_prune.sources import load_model
+from causal_prune.sources.models import load_model
 
 COMMANDS = ("run", "inspect", "gate", "bench", "compare")
 
@@ -42,7 +42,9 @@ def test_help_takes_less_than_a_second() -> None:
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     heavy = {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "sklearn", "matplotlib", "scipy"}
     imported = f"sorted({heavy} & set(sys.modules))"
-    code = f"import sys; from causal_prune.command_line.entry import main; main({arguments}); print({imported})"
+    code = (
+        f"import sys; from causal_prune.command_line.entry import main; main({arguments}); print({imported})"
+    )
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
@@ -132,7 +134,7 @@ def rewrite(net: Path, *, correct: int | None = None, **changes: object) -> None
 def baseline(net: Path, **changes: object) -> str:
     """A baseline that asks for something else than the bundle gives."""
     report = Report.load(net / "report.json")
-    from causal_prune.report.gate import baseline_of
+    from causal_prune.report.gating import baseline_of
 
     path = net.parent / "baseline.json"
     baseline_of(report).model_copy(update=changes).save(path)

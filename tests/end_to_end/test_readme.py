@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from causal_prune.command_line.entry import main
-from causal_prune.report.gate import load_baseline
-from causal_prune.sources import load_model
+from causal_prune.report.gating import load_baseline
+from causal_prune.sources.models import load_model
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -161,6 +161,9 @@ def test_default_folder_is_named_after_the_model(cli, short, no_export, tmp_path
     verify(tmp_path / "export" / "net")
 
 
+READERS = ("command_line.jobs", "pipeline.flow", "comparison.agreement")
+
+
 def test_the_memory_limit_reaches_the_statistics_and_the_repair(
     cli, short, brief_timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,12 +179,12 @@ def test_the_memory_limit_reaches_the_statistics_and_the_repair(
 
         monkeypatch.setattr(module, verb, noted)
 
-    for room in ("jobs", "pipeline", "comparison"):
+    for room in READERS:
         note(room, "observe")
-    note("arms", "repair")
+    note("comparison.arms", "repair")
     assert cli(*short, "--max-memory", "1GB", "--dry-run").code == 0
     assert cli(*short, "--max-memory", "1GB", "--arms", "causal").code == 0
-    assert given == {(room, 10**9) for room in ("jobs", "pipeline", "comparison", "arms")}
+    assert given == {(room, 10**9) for room in (*READERS, "comparison.arms")}
 
 
 def test_dry_run_writes_nothing_and_says_what_would_go(cli, short, files, tmp_path: Path) -> None:

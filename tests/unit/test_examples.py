@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from causal_prune.command_line.settings import load_settings
-from causal_prune.sources import load_data, load_model, load_weights
+from causal_prune.sources.data import load_data
+from causal_prune.sources.models import load_model
+from causal_prune.sources.weights import load_weights
 from causal_prune.tracing.network_trace import trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

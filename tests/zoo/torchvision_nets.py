@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from causal_prune.sources import load_model
+from causal_prune.sources.models import load_model
 
 
 @dataclass(frozen=True)

@@ -200,5 +200,5 @@ def test_settings_are_frozen_and_flags_are_spelt() -> None:
 
 
 def test_importing_settings_does_not_import_torch() -> None:
-    code = "import sys, causal_prune.settings; sys.exit('torch' in sys.modules)"
+    code = "import sys, causal_prune.command_line.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,8 +9,8 @@ import torch
 
 from causal_prune.comparison.agreement import agreement, median_agreement, spearman_by_group, spread_units
 from causal_prune.errors import InputError
-from causal_prune.importance import FilterScores
 from causal_prune.importance.ablation import Ablation
+from causal_prune.importance.scores import FilterScores
 
 
 def by_hand(a: list[float], b: list[float]) -> float:

@@ -12,7 +12,7 @@ from causal_prune.comparison.arms import Recipe, cut, dense_arm, run_arm
 from causal_prune.comparison.share_curve import CURVE_IMAGES, curve
 from causal_prune.compensation.compensation import compensate
 from causal_prune.data.data import loader
-from causal_prune.importance import FilterScores
+from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.accuracy import evaluate
 from causal_prune.measure.cost import count_cost
 from causal_prune.planning.unit_choice import plan

@@ -6,15 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from causal_prune.comparison import rivals as comparison
+from causal_prune.comparison import agreement, exports
+from causal_prune.comparison import arms as arms_room
+from causal_prune.comparison import share_curve as share_curve_room
 from causal_prune.comparison.agreement import judge, spearman_by_group, spread_units
 from causal_prune.comparison.arms import ArmResult, Recipe, run_arms
 from causal_prune.comparison.exports import export_arms
 from causal_prune.comparison.rivals import rivals_of
-from causal_prune.comparison.share_curve import SHARES, share_curve
+from causal_prune.comparison.share_curve import SHARES, curve_by_share
 from causal_prune.errors import InputError
-from causal_prune.importance import FilterScores, score
 from causal_prune.importance.ablation import ablate, joined
+from causal_prune.importance.methods import score
+from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.observation.filter_moments import FilterMoments, observe
@@ -84,10 +87,8 @@ def test_all_arms_share_the_widths_and_differ_in_the_units(
     graph, moments, scores = known
     planned = plan(graph, scores, keep_macs=0.5)
     rivals = rivals_of(graph, moments, ("random", "magnitude"), 2, seed=0)
-    plans, original = [], comparison.run_arm
-    monkeypatch.setattr(
-        comparison, "run_arm", lambda *a, **k: (plans.append((a[1], k)), original(*a, **k))[1]
-    )
+    plans, original = [], arms_room.run_arm
+    monkeypatch.setattr(arms_room, "run_arm", lambda *a, **k: (plans.append((a[1], k)), original(*a, **k))[1])
     arms = run_arms(recipe, graph, planned, "structural", rivals, mode)
     extra = ["causal-removed"] if mode == "zero" else []
     assert [arm.name for arm in arms] == ["dense", "causal", *extra, "random", "random", "magnitude"]
@@ -122,9 +123,9 @@ def test_the_curve_has_causal_and_every_random_seed_at_every_share(
         assert validation == "validation" and mode == "remove"
         return {key: key[0] + (10 + key[2] if key[1] == "random" else 0) for key in plans}
 
-    monkeypatch.setattr(comparison, "curve", stand_in)
-    monkeypatch.setattr(comparison, "Curve", lambda **fields: fields)
-    found = share_curve(recipe, "validation", graph, scores, rivals, "remove")
+    monkeypatch.setattr(share_curve_room, "curve", stand_in)
+    monkeypatch.setattr(share_curve_room, "Curve", lambda **fields: fields)
+    found = curve_by_share(recipe, "validation", graph, scores, rivals, "remove")
     assert found["shares"] == SHARES and found["causal"] == SHARES
     assert found["random"] == tuple((share + 14, share + 15) for share in SHARES)
     for (share, name, seed), chosen in asked.items():
@@ -149,8 +150,8 @@ def test_the_first_arm_of_each_name_is_exported_and_only_the_causal_file_stays(
         assert threads == 2 and all(path.is_file() for path in files.values())
         return {name: Latency((1.0 + k,), threads, 1) for k, name in enumerate(files)}
 
-    monkeypatch.setattr(comparison, "export_onnx", export)
-    monkeypatch.setattr(comparison, "measure_latency", measure)
+    monkeypatch.setattr(exports, "export_onnx", export)
+    monkeypatch.setattr(exports, "measure_latency", measure)
     found = export_arms(arms, recipe, tmp_path, threads=2, metadata={"made": "here"})
     assert list(found) == [0, 1, 2, 4] and list(timed) == ["dense", "causal", "random", "magnitude"]
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -161,8 +162,8 @@ def test_the_first_arm_of_each_name_is_exported_and_only_the_causal_file_stays(
 
 def test_the_judge_is_ablation_of_some_units_on_validation_images(recipe: Recipe, known, monkeypatch) -> None:
     graph, _, scores = known
-    monkeypatch.setattr(comparison, "INTERVENTIONS", 0)
-    monkeypatch.setattr(comparison, "MOST_IMAGES", 36)
+    monkeypatch.setattr(agreement, "INTERVENTIONS", 0)
+    monkeypatch.setattr(agreement, "MOST_IMAGES", 36)
 
     def rescore(moments: FilterMoments) -> FilterScores:
         return score(graph, moments)

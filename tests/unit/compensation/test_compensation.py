@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from causal_prune.compensation.compensation import compensate, repair
 from causal_prune.compensation.output_paths import output_paths
 from causal_prune.errors import InputError
-from causal_prune.importance import FilterScores
+from causal_prune.importance.scores import FilterScores
 from causal_prune.network.running import call
 from causal_prune.planning.unit_choice import plan_widths
 from causal_prune.surgery.pruning_plan import PruningPlan

@@ -12,7 +12,7 @@ from causal_prune.compensation.gauss_newton import Linearised, Preconditioner, g
 from causal_prune.compensation.joint_repair import _samples
 from causal_prune.compensation.layer_targets import Item
 from causal_prune.compensation.series import Series, series_in
-from causal_prune.importance import FilterScores
+from causal_prune.importance.scores import FilterScores
 from causal_prune.planning.unit_choice import plan_widths
 from causal_prune.surgery.cuts import LayerCut
 from causal_prune.surgery.pruning_plan import PruningPlan

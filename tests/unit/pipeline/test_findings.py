@@ -8,7 +8,7 @@ from torch import nn
 
 from causal_prune.comparison.arms import ArmResult
 from causal_prune.comparison.exports import Exported
-from causal_prune.importance import FilterScores
+from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.accuracy import Accuracy
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency

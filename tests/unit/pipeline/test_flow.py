@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from causal_prune.comparison import rivals as comparison
+from causal_prune.comparison import exports
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency
@@ -92,8 +92,8 @@ def patched(scratch: list[Path]):
         return folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "export_onnx", stand_in_export)
-        patch.setattr(comparison, "measure_latency", stand_in_latency)
+        patch.setattr(exports, "export_onnx", stand_in_export)
+        patch.setattr(exports, "measure_latency", stand_in_latency)
         patch.setattr(pipeline.tempfile, "TemporaryDirectory", noted)
         yield
 
@@ -197,7 +197,7 @@ def test_without_a_folder_nothing_stays_on_disk(run: Run) -> None:
 def test_a_bundle_holds_the_network_and_its_report(tmp_path: Path) -> None:
     net, data, out = network(), images(), tmp_path / "bundle"
     with pytest.MonkeyPatch.context() as patch:  # the real exporter; timing has tests of its own
-        patch.setattr(comparison, "measure_latency", stand_in_latency)
+        patch.setattr(exports, "measure_latency", stand_in_latency)
         result = compress(net, data, keep_macs=0.6, align=1, arms=("causal",), out=out)
     verify(out)
     assert result.bundle == out and list(tmp_path.iterdir()) == [out]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from causal_prune.errors import InputError, TargetError
-from causal_prune.importance import FilterScores
+from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import count_cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError, TargetError
-from causal_prune.importance import FilterScores
-from causal_prune.importance.scores import EliminationCurve
+from causal_prune.importance.scores import EliminationCurve, FilterScores
 from causal_prune.measure.cost import count_cost
 from causal_prune.planning.allocation import FLOOR
 from causal_prune.planning.network_cost import cost, share_kept

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError
-from causal_prune.sources import load_data
+from causal_prune.sources.data import load_data
 from causal_prune.sources.images import InputFormat, to_inputs
 from causal_prune.sources.splits import cut_validation, draw_stratified, labelled
 
@@ -433,7 +433,7 @@ def test_class_of_one_training_image(tmp_path: Path) -> None:
 MODULE = """
 import torch
 from torch.utils.data import TensorDataset, IterableDataset
-from causal_prune.pipeline import Data
+from causal_prune import Data
 
 def part(count, offset=0):
     images = torch.arange(count * 8.0).view(count, 2, 2, 2)

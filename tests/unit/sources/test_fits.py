@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from causal_prune.data.data import Data
 from causal_prune.errors import InputError
-from causal_prune.sources import check_fits, load_data
+from causal_prune.sources.data import load_data
+from causal_prune.sources.fits import check_fits
 from causal_prune.sources.small_cnn import small_resnet
 
 

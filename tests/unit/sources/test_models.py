@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from causal_prune.errors import InputError
-from causal_prune.sources import load_model
+from causal_prune.sources.models import load_model
 
 MODULE = """
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.sources import load_weights
+from causal_prune.sources.weights import load_weights
 
 
 def network(width: int = 3) -> nn.Sequential:

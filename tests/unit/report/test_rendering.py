@@ -18,7 +18,7 @@ from matplotlib import image
 
 from causal_prune.errors import InputError
 from causal_prune.report.figures import importance_per_layer
-from causal_prune.report.render import render
+from causal_prune.report.rendering import render
 from causal_prune.report.report import Report
 
 Fake = Callable[..., Report]

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from causal_prune.errors import InputError
-from causal_prune.report.gate import Baseline, Limits, baseline_of, gate, load_baseline
+from causal_prune.report.gating import Baseline, Limits, baseline_of, gate, load_baseline
 from causal_prune.report.report import Report
 
 Fake = Callable[..., Report]

@@ -1,0 +1,1 @@
+from .entry import entry_point as entry_point

@@ -1,0 +1,1 @@
+from .cnn_explainer import CausalCNNExplainer as CausalCNNExplainer

@@ -1,0 +1,1 @@
+from .training import fine_tune as fine_tune

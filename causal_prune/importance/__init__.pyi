@@ -1,0 +1,9 @@
+from .ablation import Ablation as Ablation
+from .ablation import ablate as ablate
+from .ablation import joined as joined
+from .methods import METHODS as METHODS
+from .methods import WITH_LABELS as WITH_LABELS
+from .methods import score as score
+from .scores import EliminationCurve as EliminationCurve
+from .scores import FilterScores as FilterScores
+from .scores import Parents as Parents

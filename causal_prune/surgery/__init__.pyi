@@ -1,0 +1,16 @@
+from .cuts import AdapterCut as AdapterCut
+from .cuts import Cuts as Cuts
+from .cuts import LayerCut as LayerCut
+from .cuts import ParameterCut as ParameterCut
+from .cuts import recorded_cuts as recorded_cuts
+from .pruning_plan import PruningPlan as PruningPlan
+from .pruning_plan import Target as Target
+from .pruning_plan import TargetKind as TargetKind
+from .rebuilding import bundle_weights as bundle_weights
+from .rebuilding import load as load
+from .removal import cut_network as cut_network
+from .removal import remove as remove
+from .silencing import silence_network as silence_network
+from .silencing import silencing_masks as silencing_masks
+from .silencing import zero as zero
+from .silencing import zero_masks as zero_masks

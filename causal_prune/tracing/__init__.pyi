@@ -1,0 +1,6 @@
+from .filter_graph import FilterGraph as FilterGraph
+from .filter_graph import Group as Group
+from .filter_graph import Layer as Layer
+from .filter_graph import Member as Member
+from .network_trace import trace as trace
+from .trial_cuts import difference as difference
