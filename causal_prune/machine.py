@@ -191,7 +191,7 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as cause:  # an assertion: torch was built without CUDA
-        raise InputError(f"--device: {device} cannot be used on this machine: {one_line(cause)}") from cause
+        raise InputError(f"device: {device} cannot be used on this machine: {one_line(cause)}") from cause
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 
 import typer
 from typer.exceptions import TyperException
 
 from causal_prune.command_line.commands import app
+from causal_prune.command_line.flags import stand_alone
+from causal_prune.command_line.settings import in_flags
 from causal_prune.errors import CausalPruneError, CausalPruneWarning
 
 INTERRUPTED = 130
@@ -57,13 +58,6 @@ def _no_interrupt_lost() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _with_value(arguments: Sequence[str]) -> Iterator[str]:
-    """Give `--compensate` its default where it stands alone."""
-    for argument, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
-        alone = argument == "--compensate" and following.startswith("-")
-        yield "--compensate=least-squares" if alone else argument
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -76,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from causal_prune.progress import shown
 
-    arguments = list(_with_value(sys.argv[1:] if argv is None else argv))
+    arguments = list(stand_alone(sys.argv[1:] if argv is None else argv))
     debug = "--debug" in arguments
     try:
         with _plain_warnings(), _no_interrupt_lost(), shown(sys.stderr.isatty()):
@@ -97,10 +91,17 @@ def _told(error: BaseException) -> tuple[str, int]:
     if _hides_interrupt(error):
         return STOPPED, INTERRUPTED
     if isinstance(error, CausalPruneError):
-        return str(error), error.exit_code
+        return in_flags(str(error), _flags()), error.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'file system'}: {error.strerror or error}", 2
     return f"internal error, {type(error).__name__}: {error}; --debug shows where", 2
+
+
+def _flags() -> dict[str, str]:
+    """The flags of all commands by argument."""
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    options = (option for command in commands for option in command.params)
+    return {option.name: option.opts[0] for option in options if option.opts[0].startswith("--")}
 
 
 def _hides_interrupt(error: BaseException | None) -> bool:

@@ -1,35 +1,22 @@
 """What the commands do once their options are read: settings in, values and tables out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from causal_prune.command_line.settings import RunSettings
-from causal_prune.compensation import Method
-from causal_prune.data import Data, held_out, loader
+from causal_prune.data import Data, loader
 from causal_prune.errors import InputError
 from causal_prune.fine_tuning import fine_tune
-from causal_prune.importance import METHODS, Parents, score
-from causal_prune.machine import alignment, check_device, one_thread
+from causal_prune.machine import check_device, one_thread
 from causal_prune.network.running import seeded
-from causal_prune.observation import observe
-from causal_prune.pipeline import Compressed, compress, layer_entries
-from causal_prune.planning import plan
+from causal_prune.pipeline import Compressed, Options, choose, compress, layer_entries, recipe_of
 from causal_prune.report import Layer, check_out
 from causal_prune.sources import check_fits, load_data, load_model, load_weights, small_resnet
 from causal_prune.surgery import Target
 from causal_prune.tracing import FilterGraph, trace
 
-if TYPE_CHECKING:
-    pass
-
-COMPENSATION: dict[str, Method] = {
-    "least-squares": "least_squares",
-    "batchnorm": "batchnorm",
-    "none": "none",
-}
 TRAINING_EPOCHS = 40
 TRAINING_LR = 0.1
 TRAINING_BATCH = 64
@@ -37,12 +24,11 @@ TRAINING_BATCH = 64
 EMBEDDED_EPOCHS = 3
 
 
-def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
+def run_job(settings: RunSettings, *, command: str) -> Compressed:
     """The whole flow into a bundle.
 
     Args:
         settings: The options.
-        force: Whether a folder that is no bundle may be replaced.
         command: How the run was started.
 
     Returns:
@@ -51,34 +37,11 @@ def run_job(settings: RunSettings, *, force: bool, command: str) -> Compressed:
     Raises:
         CausalPruneError: As `compress`, and for a model, weights or data that cannot be used.
     """
-    out = settings.out if settings.out is not None else Path("export") / _title(settings)
-    check_out(out, force=force)
-    _check_method(settings)
+    options = _options(settings, command)
+    assert options.out is not None, "it has a default"
+    check_out(options.out, force=options.force)
     model, data = _dense(settings)
-    kind, share = settings.target
-    return compress(
-        model,
-        data,
-        **{kind: share},
-        importance=settings.importance,
-        parents=_parents(settings),
-        mode=settings.mode,
-        align=settings.align,
-        freeze=settings.freeze,
-        compensation=COMPENSATION[settings.compensate],
-        max_memory=settings.max_memory,
-        epochs=_epochs(settings),
-        distill=settings.distill,
-        arms=settings.arms,
-        random_seeds=settings.random_seeds,
-        seed=settings.seed,
-        threads=settings.threads,
-        device=settings.device,
-        out=out,
-        force=force,
-        title=_title(settings),
-        command=command,
-    )
+    return compress(model, data, options)
 
 
 def dry_run_job(settings: RunSettings) -> tuple[Target, list[Layer]]:
@@ -93,24 +56,9 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[Layer]]:
     Raises:
         CausalPruneError: As `run_job`.
     """
-    _check_method(settings)
-    kind, share = settings.target
-    if kind == "keep_latency":
-        raise InputError("--dry-run: cannot tell --keep-latency without exporting; give --keep-macs")
-    model, data = _dense(settings)
-    graph = trace(model, _example(data), freeze=settings.freeze)
-    moments = observe(model, graph, loader(data.calibration), max_memory=settings.max_memory)
-    scores = score(
-        graph,
-        moments,
-        method=settings.importance,
-        parents=_parents(settings),
-        seed=settings.seed,
-        model=model,
-        labelled=held_out(data.validation),
-    )
-    planned = plan(graph, scores, align=alignment(settings.align), **{kind: share})
-    return planned.target, layer_entries(graph, planned)
+    options = _options(settings, "")
+    chosen = choose(recipe_of(*_dense(settings), options), options)
+    return chosen.plan.target, layer_entries(chosen.graph, chosen.plan)
 
 
 def inspect_job(settings: RunSettings) -> FilterGraph:
@@ -148,21 +96,19 @@ def _title(settings: RunSettings) -> str:
     return settings.model.rpartition(":")[2]
 
 
-def _check_method(settings: RunSettings) -> None:
-    if settings.importance not in METHODS:
-        raise InputError(f"--importance: {settings.importance!r} is not one of {', '.join(METHODS)}")
-
-
-def _parents(settings: RunSettings) -> Parents | None:
-    if settings.parents is None and settings.mode == "zero":
-        return "chain"
-    return settings.parents
-
-
-def _epochs(settings: RunSettings) -> int:
-    if settings.epochs is not None:
-        return settings.epochs
-    return EMBEDDED_EPOCHS if settings.model is None else 0
+def _options(settings: RunSettings, command: str) -> Options:
+    """The options of `compress`, with the defaults of a command."""
+    given = settings.model_fields_set
+    title = _title(settings)
+    defaults = {
+        "out": Path("export") / title,
+        "epochs": EMBEDDED_EPOCHS if settings.model is None else 0,
+        "parents": "chain" if settings.mode == "zero" else None,
+    }
+    filled = {name: value for name, value in defaults.items() if name not in given}
+    return settings.part(Options).model_copy(
+        update={**filled, "title": title, "command": command or settings.command}
+    )
 
 
 def _example(data: Data) -> torch.Tensor:

@@ -1,9 +1,10 @@
+from .agreement import Judged as Judged
 from .agreement import judge as judge
-from .arms import ArmResult as ArmResult
-from .arms import Mode as Mode
 from .arms import Recipe as Recipe
 from .arms import run_arms as run_arms
-from .exports import Exported as Exported
 from .exports import export_arms as export_arms
+from .options import Rivals as Rivals
+from .outcome import ArmResult as ArmResult
+from .outcome import Outcome as Outcome
 from .rivals import rivals_of as rivals_of
 from .share_curve import curve_by_share as curve_by_share

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from causal_prune.comparison.arms import Recipe
-from causal_prune.data import Images, held_out, loader
+from causal_prune.data import held_out, loader
 from causal_prune.errors import CausalPruneWarning, InputError
 from causal_prune.importance import WITH_LABELS, Ablation, FilterScores, ablate, joined
 from causal_prune.observation import FilterMoments, observe
-from causal_prune.report import AgreementSummary
+from causal_prune.report import AgreementSummary, Curve
 from causal_prune.tracing import FilterGraph
 
 Scores: TypeAlias = Tensor | Sequence[float] | npt.NDArray[np.floating]
@@ -153,12 +153,24 @@ JUDGED_UNITS = 16
 INTERVENTIONS, MOST_IMAGES = 100_000, 1000
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What is told of a choice besides its arms.
+
+    Attributes:
+        curve: Quality against the share of units removed.
+        agreement: How far the importances rank the units as ablation does; None where that means nothing.
+    """
+
+    curve: Curve
+    agreement: AgreementSummary | None
+
+
 def judge(
     recipe: Recipe,
     graph: FilterGraph,
     scores: FilterScores,
     rescore: Callable[[FilterMoments], FilterScores],
-    validation: Images,
 ) -> AgreementSummary | None:
     """How far the importances rank the units as ablation does, on a sample that costs little beside a run.
 
@@ -166,11 +178,11 @@ def judge(
     1,000. Two halves of the images are ablated on their own: how far they agree says how much of it is noise.
 
     Args:
-        recipe: The network before, and the calibration images; the importances of two halves of them are compared.
+        recipe: The network before, validation images to ablate on, and calibration images, from two halves of which
+            the importances are compared.
         graph: From `trace`.
         scores: The causal arm's.
         rescore: The same scores from other moments.
-        validation: Validation images.
 
     Returns:
         The agreement; None where ablation itself made the scores, or nothing can be cut.
@@ -179,18 +191,19 @@ def judge(
     count = sum(map(len, units.values()))
     if scores.method == "ablation" or not count:
         return None
+    validation = recipe.data.validation
     images = min(MOST_IMAGES, max(64, INTERVENTIONS // count))
     halves = [
         ablate(recipe.dense, graph, held_out(Subset(validation, part), images // 2), units=units)
         for start in (0, 1)
-        if (part := range(start, len(validation), 2))  # type: ignore[arg-type]
+        if (part := range(start, recipe.data.split["validation"], 2))
     ]
     found = agreement(scores, halves[0] if len(halves) == 1 else joined(*halves))
     reliability = None
     if len(halves) == 2:
         reliability = median_agreement(spearman_by_group(halves[0].rise, halves[1].rise))
     stable = None
-    if scores.method not in WITH_LABELS and len(recipe.calibration) >= 4:  # type: ignore[arg-type]
+    if scores.method not in WITH_LABELS and recipe.data.split["calibration"] >= 4:
         stable = _stability(recipe, graph, rescore)
     return AgreementSummary(
         method=scores.method,
@@ -207,12 +220,12 @@ def judge(
 def _stability(
     recipe: Recipe, graph: FilterGraph, rescore: Callable[[FilterMoments], FilterScores]
 ) -> float | None:
-    size = len(recipe.calibration)  # type: ignore[arg-type]
-    halves = (Subset(recipe.calibration, range(start, size, 2)) for start in (0, 1))
+    size = recipe.data.split["calibration"]
+    halves = (Subset(recipe.data.calibration, range(start, size, 2)) for start in (0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CausalPruneWarning)  # that images are few was said of the whole
         first, second = (
-            rescore(observe(recipe.dense, graph, loader(half), max_memory=recipe.max_memory))
+            rescore(observe(recipe.dense, graph, loader(half), max_memory=recipe.repair.max_memory))
             for half in halves
         )
     return median_agreement(spearman_by_group(first.groups, second.groups))

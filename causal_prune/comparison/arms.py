@@ -1,16 +1,17 @@
 """One arm of a comparison: cut, repair, fine-tune, measure. All arms share widths, data, budget and schedule."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 
+from causal_prune.comparison.outcome import ArmResult, Outcome, Stages
 from causal_prune.comparison.rivals import Rival
-from causal_prune.compensation import LayerRepair, Method, reestimate, repair
-from causal_prune.data import Images, loader
-from causal_prune.fine_tuning import fine_tune
-from causal_prune.measure import Accuracy, Cost, count_cost, evaluate
+from causal_prune.compensation import Repair, reestimate, repair
+from causal_prune.data import Data, loader
+from causal_prune.fine_tuning import Tuning, fine_tune
+from causal_prune.measure import count_cost, evaluate
 from causal_prune.network.running import Inputs
 from causal_prune.planning import plan_like
 from causal_prune.surgery import PruningPlan, remove, zero, zero_masks
@@ -25,55 +26,23 @@ class Recipe:
 
     Attributes:
         dense: The network before.
-        train: Training images.
-        calibration: Calibration images.
-        test: Test images; read once per arm.
+        data: Its images; the test split is read once per arm.
         example: An input for counting and exporting.
-        compensation: How the cut network is repaired.
-        epochs: Epochs of fine-tuning after it.
-        lr: Highest learning rate of the fine-tuning.
-        distill: Whether the dense network teaches.
-        seed: Of the fine-tuning.
+        repair: How the cut network is repaired.
+        tuning: How it is fine-tuned after that.
+        mode: How the units go.
+        seed: Of the repair and the fine-tuning.
         device: Where to compute.
-        max_memory: Bytes that the repair may take; None for half of what is free.
     """
 
     dense: nn.Module
-    train: Images
-    calibration: Images
-    test: Images
+    data: Data
     example: Inputs
-    compensation: Method
-    epochs: int
-    lr: float
-    distill: bool
-    seed: int
-    device: str
-    max_memory: int | None = None
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """One arm as it came out.
-
-    Attributes:
-        name: "dense", "causal", "random", "magnitude" or "causal-removed".
-        importance: The method that chose the units; None for the dense network.
-        seed: Of the method, where it has one.
-        model: The network at the end.
-        stages: Accuracy on the test split after the "cut", after re-estimation of "batchnorm" alone, after
-            "compensation" and at the "end", from one pass.
-        cost: Multiply-accumulates and parameters.
-        repairs: What compensation did to each layer; empty where it went by batch norm alone.
-    """
-
-    name: str
-    importance: str | None
-    seed: int | None
-    model: nn.Module
-    stages: Mapping[str, Accuracy]
-    cost: Cost
-    repairs: tuple[LayerRepair, ...] = ()
+    repair: Repair = field(default_factory=Repair)
+    tuning: Tuning = field(default_factory=Tuning)
+    mode: Mode = "remove"
+    seed: int = 0
+    device: str = "cpu"
 
 
 def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
@@ -108,47 +77,51 @@ def run_arm(
     """
     label = name if seed is None else f"{name} {seed}"
     after_cut = cut(recipe.dense, plan, mode)
-    compensated = repair(
+    repaired = repair(
         after_cut,
         recipe.dense,
-        loader(recipe.calibration),
+        loader(recipe.data.calibration),
+        recipe.repair,
         device=recipe.device,
-        method=recipe.compensation,
         seed=recipe.seed,
-        max_memory=recipe.max_memory,
         label=f"{label}: compensate",
     )
-    stations = {"cut": after_cut, "compensation": compensated.model}
-    if recipe.compensation == "batchnorm":
-        stations["batchnorm"] = compensated.model
-    elif recipe.compensation == "least_squares":
-        stations["batchnorm"] = _normalised(recipe, after_cut, f"{label}: batch norm")
-    tuned = fine_tune(
-        compensated.model,
-        loader(recipe.train, shuffle=True, seed=recipe.seed),
-        epochs=recipe.epochs,
-        lr=recipe.lr,
-        teacher=recipe.dense if recipe.distill else None,
+    stations = {"cut": after_cut, "compensation": repaired.model}
+    if recipe.repair.compensation == "batchnorm":
+        stations["batchnorm"] = repaired.model
+    elif recipe.repair.compensation == "least_squares":
+        stations["batchnorm"] = normalised(recipe, after_cut, f"{label}: batch norm")
+    stations["end"] = tuned = fine_tune(
+        repaired.model,
+        loader(recipe.data.train, shuffle=True, seed=recipe.seed),
+        epochs=recipe.tuning.epochs,
+        lr=recipe.tuning.lr,
+        teacher=recipe.dense if recipe.tuning.distill else None,
         seed=recipe.seed,
         device=recipe.device,
         label=f"{label}: fine-tune",
         masks=zero_masks(recipe.dense, plan) if mode == "zero" else None,
     ).eval()
-    stages = evaluate(
-        {**stations, "end": tuned},
-        loader(recipe.test),
-        device=recipe.device,
-        label=f"{label}: test",
-    )
+    found = evaluate(stations, loader(recipe.data.test), device=recipe.device, label=f"{label}: test")
     cost = count_cost(tuned, recipe.example)
-    return ArmResult(name, importance, seed, tuned, stages, cost, compensated.layers)
+    return ArmResult(name, importance, seed, tuned, Stages(**found), cost, repaired.layers)
 
 
-def _normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") -> nn.Module:
-    """The cheap repair: batch norm re-estimated and nothing else."""
-    if recipe.compensation == "none":
+def normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") -> nn.Module:
+    """The cheap repair: batch norm re-estimated and nothing else.
+
+    Args:
+        recipe: What all arms share; where it asks for no repair, there is none.
+        network: A cut network.
+        label: What the progress bar is called.
+
+    Returns:
+        A copy, or the network itself where nothing is to be done.
+    """
+    if recipe.repair.compensation == "none":
         return network
-    return reestimate(network, recipe.dense, loader(recipe.calibration), device=recipe.device, label=label)
+    calibration = loader(recipe.data.calibration)
+    return reestimate(network, recipe.dense, calibration, device=recipe.device, label=label)
 
 
 def dense_arm(recipe: Recipe) -> ArmResult:
@@ -160,44 +133,38 @@ def dense_arm(recipe: Recipe) -> ArmResult:
     Returns:
         The arm.
     """
-    stages = evaluate({"end": recipe.dense}, loader(recipe.test), device=recipe.device, label="dense: test")
-    return ArmResult("dense", None, None, recipe.dense, stages, count_cost(recipe.dense, recipe.example))
+    found = evaluate(
+        {"end": recipe.dense}, loader(recipe.data.test), device=recipe.device, label="dense: test"
+    )
+    cost = count_cost(recipe.dense, recipe.example)
+    return ArmResult("dense", None, None, recipe.dense, Stages(**found), cost)
 
 
 def run_arms(
-    recipe: Recipe,
-    graph: FilterGraph,
-    planned: PruningPlan,
-    importance: str,
-    rivals: Sequence[Rival],
-    mode: Mode,
-) -> list[ArmResult]:
+    recipe: Recipe, graph: FilterGraph, planned: PruningPlan, importance: str, rivals: Sequence[Rival]
+) -> Outcome:
     """Run the dense network, the causal arm and its rivals, all at the same widths.
 
     Args:
-        recipe: What all arms share.
+        recipe: What all arms share; with mode "zero" a further arm removes the causal arm's units.
         graph: From `trace`.
         planned: The causal arm's plan, whose widths all take.
         importance: The causal arm's method.
         rivals: The other arms.
-        mode: How the units go; with "zero" a further arm removes the causal arm's units.
 
     Returns:
-        The arms, dense first, causal second.
+        The arms.
     """
-    results = [
-        dense_arm(recipe),
-        run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode),
-    ]
+    mode = recipe.mode
+    dense = dense_arm(recipe)
+    causal = run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode)
+    others = []
     if mode == "zero":
-        results.append(
+        others.append(
             run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove")
         )
     for rival in rivals:
         theirs = plan_like(graph, rival.scores, planned)
-        results.append(
-            run_arm(
-                recipe, theirs, name=rival.name, importance=rival.scores.method, seed=rival.seed, mode=mode
-            )
-        )
-    return results
+        method, seed = rival.scores.method, rival.seed
+        others.append(run_arm(recipe, theirs, name=rival.name, importance=method, seed=seed, mode=mode))
+    return Outcome(dense, causal, tuple(others))

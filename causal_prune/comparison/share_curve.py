@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from torch.utils.data import Subset
 
-from causal_prune.comparison.arms import Mode, Recipe, _normalised, cut
+from causal_prune.comparison.arms import Recipe, cut, normalised
 from causal_prune.comparison.rivals import Rival
-from causal_prune.data import Images, loader
+from causal_prune.data import loader
 from causal_prune.importance import FilterScores
 from causal_prune.measure import evaluate
 from causal_prune.planning import plan
@@ -16,63 +16,48 @@ from causal_prune.report import Curve
 from causal_prune.surgery import PruningPlan
 from causal_prune.tracing import FilterGraph
 
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 CURVE_IMAGES = 1000
 
 
 def curve(
-    recipe: Recipe,
-    validation: Images,
-    plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]],
-    mode: Mode,
+    recipe: Recipe, plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]]
 ) -> dict[tuple[float, str, int], float]:
     """Accuracy on validation images after the cut and re-estimation of batch norm, for many plans.
 
     Args:
-        recipe: What all arms share.
-        validation: Validation images; the first 1,000 are read.
+        recipe: What all arms share; the first 1,000 validation images are read.
         plans: By (share removed, arm, seed) what makes the plan.
-        mode: How the units go.
 
     Returns:
         Accuracy by the same keys.
     """
-    some: Images = Subset(validation, range(min(CURVE_IMAGES, len(validation))))  # type: ignore[arg-type]
+    some = Subset(recipe.data.validation, range(min(CURVE_IMAGES, recipe.data.split["validation"])))
     result = {}
     for key, make in track(plans.items(), "accuracy against share removed", total=len(plans), unit="network"):
-        smaller = cut(recipe.dense, make(), mode)
-        repaired = _normalised(recipe, smaller)
+        smaller = cut(recipe.dense, make(), recipe.mode)
+        repaired = normalised(recipe, smaller)
         result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
     return result
 
 
-SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
 def curve_by_share(
-    recipe: Recipe,
-    validation: Images,
-    graph: FilterGraph,
-    scores: FilterScores,
-    rivals: Sequence[Rival],
-    mode: Mode,
+    recipe: Recipe, graph: FilterGraph, scores: FilterScores, rivals: Sequence[Rival]
 ) -> Curve:
     """Accuracy against the share of units removed, causal and random, without fine-tuning.
 
     Args:
         recipe: What all arms share.
-        validation: Validation images.
         graph: From `trace`.
         scores: The causal arm's.
         rivals: The random ones among them are taken.
-        mode: How the units go.
 
     Returns:
         The curve.
     """
     chosen = {
-        "causal": [
-            (0, replace(scores, curves={}))
-        ],  # the random arms have no curves to spread the removals by
+        # the random arms have no curves to spread the removals by
+        "causal": [(0, replace(scores, curves={}))],
         "random": [(rival.seed or 0, rival.scores) for rival in rivals if rival.name == "random"],
     }
     plans = {
@@ -81,9 +66,9 @@ def curve_by_share(
         for name, entries in chosen.items()
         for seed, theirs in entries
     }
-    found = curve(recipe, validation, plans, mode)
+    found = curve(recipe, plans)
     seeds = [seed for seed, _ in chosen["random"]]
-    repaired = "no repair" if recipe.compensation == "none" else "batch-norm re-estimation"
+    repaired = "no repair" if recipe.repair.compensation == "none" else "batch-norm re-estimation"
     return Curve(
         shares=SHARES,
         causal=tuple(found[share, "causal", 0] for share in SHARES),

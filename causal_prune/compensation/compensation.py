@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from causal_prune.compensation.layer_repair import LayerRepair, Repairer
 from causal_prune.compensation.lockstep import Pair, Stream, stopping
+from causal_prune.compensation.options import REPAIRS, Repair, RepairMethod
 from causal_prune.compensation.output_paths import OutputPaths, output_paths
 from causal_prune.compensation.reestimation import check_same_task, normalisations, numbered, reestimate
 from causal_prune.errors import InputError, warn
@@ -27,7 +28,6 @@ from causal_prune.network.running import (
 from causal_prune.progress import track
 from causal_prune.surgery import Cuts, recorded_cuts
 
-Method = Literal["least_squares", "batchnorm", "none"]
 HELD_OUT = 8
 """One image in so many judges the fits instead of making them."""
 LIVING = 10
@@ -52,7 +52,7 @@ def compensate(
     dense: nn.Module,
     calibration: Iterable[Any],
     *,
-    method: Method = "least_squares",
+    method: RepairMethod = "least_squares",
     seed: int = 0,
     max_memory: int | None = None,
     device: str | torch.device = "cpu",
@@ -123,40 +123,32 @@ def compensate(
         >>> bool((better(images) - net(images)).norm() < (small(images) - net(images)).norm())
         True
     """
-    return repair(
-        pruned,
-        dense,
-        calibration,
-        method=method,
-        seed=seed,
-        max_memory=max_memory,
-        device=device,
-        label=label,
-    ).model
+    if method not in REPAIRS:
+        raise InputError(f"compensate: method {method!r} is unknown: use one of {', '.join(REPAIRS)}")
+    options = Repair(compensation=method, max_memory=max_memory)
+    return repair(pruned, dense, calibration, options, seed=seed, device=device, label=label).model
 
 
 def repair(
     pruned: nn.Module,
     dense: nn.Module,
     calibration: Iterable[Any],
+    options: Repair,
     *,
-    method: Method = "least_squares",
     seed: int = 0,
-    max_memory: int | None = None,
     device: str | torch.device = "cpu",
     label: str = "compensate",
 ) -> Compensated:
     """Like `compensate`, and tell what became of every layer.
 
     Args:
-        pruned: As in `compensate`.
-        dense: As in `compensate`.
-        calibration: As in `compensate`.
-        method: As in `compensate`.
-        seed: As in `compensate`.
-        max_memory: As in `compensate`.
-        device: As in `compensate`.
-        label: As in `compensate`.
+        pruned: The cut network.
+        dense: The network that it was cut from.
+        calibration: Batches.
+        options: The method, and the memory that it may take.
+        seed: Of the places at which convolutions with many are sampled.
+        device: Where to compute.
+        label: What the progress bar is called.
 
     Returns:
         The repaired network, and one entry per layer where least squares were used.
@@ -164,10 +156,7 @@ def repair(
     Raises:
         InputError: As in `compensate`.
     """
-    if method not in get_args(Method):
-        raise InputError(
-            f"compensate: method {method!r} is unknown: use one of {', '.join(get_args(Method))}"
-        )
+    method = options.compensation
     if method == "none":
         return Compensated(copied(pruned), ())
     if method == "batchnorm":
@@ -177,7 +166,7 @@ def repair(
                 "method='batchnorm' changes nothing"
             )
         return Compensated(reestimate(pruned, dense, calibration, device=device, label=label), ())
-    limit = allowed_memory(max_memory, torch.device(device))
+    limit = allowed_memory(options.max_memory, torch.device(device))
     repaired, reference = copied(pruned), copied(dense)
     repaired.to(device).eval()
     reference.to(device).eval()

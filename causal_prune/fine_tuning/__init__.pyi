@@ -1,1 +1,2 @@
+from .options import Tuning as Tuning
 from .training import fine_tune as fine_tune

@@ -3,7 +3,7 @@ from .ablation import ablate as ablate
 from .ablation import joined as joined
 from .methods import METHODS as METHODS
 from .methods import WITH_LABELS as WITH_LABELS
-from .methods import score as score
+from .methods import Parents as Parents
 from .scores import EliminationCurve as EliminationCurve
 from .scores import FilterScores as FilterScores
-from .scores import Parents as Parents
+from .scoring import score as score

@@ -15,19 +15,12 @@ from torch import Tensor, nn
 
 from causal_prune.data import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.importance.scores import (
-    FilterScores,
-    Labelled,
-    Parents,
-    from_units,
-    images_for,
-    network_for,
-)
+from causal_prune.importance.evidence import Evidence, Labelled
+from causal_prune.importance.scores import FilterScores, from_units
 from causal_prune.intervention import Constant, Intervention, Recorder, Replay, Subject
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
 from causal_prune.network.running import call, copied, device_of, inputs_of, moved, part_of
-from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
 from causal_prune.tracing import FilterGraph, Group
 
@@ -54,26 +47,13 @@ class Ablation:
     error: Mapping[str, Tensor]
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """Mean rise of the loss under do(unit = its mean), one unit at a time (see `ablate`).
 
     A unit without which the loss falls scores 0: it may go like one without effect.
 
     Args:
-        graph: From `trace`.
-        moments: Not used.
-        parents: Not used.
-        seed: Not used.
-        model: The dense network.
-        labelled: Batches (inputs, labels), held out from training.
+        evidence: The graph, the dense network and labelled images.
 
     Returns:
         The scores, in nats; 0 for a unit that is constant or that nobody reads.
@@ -83,9 +63,9 @@ def score(
 
     Cost: as `ablate`.
     """
-    found = ablate(network_for("ablation", model), graph, images_for("ablation", labelled))
+    found = ablate(evidence.network, evidence.graph, evidence.images)
     return from_units(
-        "ablation", "rise of the loss in nats", graph, lambda g: found.rise[g.name].clamp_min(0)
+        "ablation", "rise of the loss in nats", evidence.graph, lambda g: found.rise[g.name].clamp_min(0)
     )
 
 

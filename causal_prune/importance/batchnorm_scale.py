@@ -4,21 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_units, network_for
+from causal_prune.importance.evidence import Evidence
+from causal_prune.importance.scores import FilterScores, from_units
 from causal_prune.network.layer_kinds import BatchNorm
-from causal_prune.observation import FilterMoments
-from causal_prune.tracing import FilterGraph, Group
+from causal_prune.tracing import Group
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """Sum over the batch norms that carry a unit of the absolute scale.
 
     s_j = sum |gamma_j| (Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming",
@@ -27,12 +19,7 @@ def score(
     score 1.
 
     Args:
-        graph: From `trace`.
-        moments: Not used.
-        parents: Not used.
-        seed: Not used.
-        model: The dense network.
-        labelled: Not used.
+        evidence: The graph and the dense network.
 
     Returns:
         The scores; 0 for a channel that every batch norm multiplies by 0.
@@ -40,8 +27,8 @@ def score(
     Raises:
         InputError: If no prunable group has a batch norm, or `model` is missing.
     """
-    network = network_for("batchnorm_scale", model)
-    totals = {group.name: _scales(group, network) for group in graph.prunable}
+    network = evidence.network
+    totals = {group.name: _scales(group, network) for group in evidence.graph.prunable}
     if totals and all(total is None for total in totals.values()):
         raise InputError(
             "importance 'batchnorm_scale' reads the scales of batch norms, and no group has any: "
@@ -52,7 +39,7 @@ def score(
         total = totals[group.name]
         return torch.ones(group.size, dtype=torch.float64) if total is None else total
 
-    return from_units("batchnorm_scale", "batch-norm scale", graph, scales)
+    return from_units("batchnorm_scale", "batch-norm scale", evidence.graph, scales)
 
 
 def _scales(group: Group, network: nn.Module) -> Tensor | None:

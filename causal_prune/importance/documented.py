@@ -1,23 +1,16 @@
 """The documented causal score: linear structural equations between the filters' Frobenius norms (applybn 0.1.4)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from causal_prune.errors import InputError, warn
-from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_filters
-from causal_prune.observation import FeatureMoments, FilterMoments
+from causal_prune.importance.evidence import Evidence
+from causal_prune.importance.scores import FilterScores, from_filters
+from causal_prune.observation import FeatureMoments
 from causal_prune.tracing import FilterGraph
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """Sum over the children of the absolute coefficients with which a filter enters their equations.
 
     F_i is the Frobenius norm over space of filter i's raw output, one number per image. Least squares with
@@ -28,12 +21,8 @@ def score(
     scale: multiplying a filter by 8 and dividing its readers by 8 divides its score by 8.
 
     Args:
-        graph: From `trace`.
-        moments: From `observe`.
-        parents: "chain" reproduces the original, "graph" uses the true parents.
-        seed: Not used.
-        model: Not used.
-        labelled: Not used.
+        evidence: The graph, the moments of the filters' norms, and which parents count: "chain" reproduces the
+            original, "graph" uses the true ones.
 
     Returns:
         The scores; the scores of a layer sum to 1.
@@ -43,11 +32,12 @@ def score(
 
     Cost: one least-squares solve per convolution, cubic in the number of its parents' filters.
     """
+    graph, moments = evidence.graph, evidence.moments
     if moments.images < 2:
         raise InputError(
             "calibration: one image determines no equation; give more images than filters per layer"
         )
-    kinship = graph.parents(parents)
+    kinship = graph.parents(evidence.parents)
     totals = {
         name: torch.zeros(layer.filters, dtype=torch.float64)
         for name, layer in graph.layers.items()

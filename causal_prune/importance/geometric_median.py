@@ -1,22 +1,12 @@
 """Geometric median: filters that the others of their layer can stand in for go first (He et al. 2019, FPGM)."""
 
 import torch
-from torch import nn
 
-from causal_prune.importance.scores import FilterScores, Labelled, Parents, from_filters
-from causal_prune.observation import FilterMoments
-from causal_prune.tracing import FilterGraph
+from causal_prune.importance.evidence import Evidence
+from causal_prune.importance.scores import FilterScores, from_filters
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """Sum of a filter's distances to all filters of its layer, divided by the mean of the layer.
 
     g_i = sum_k ||W_i - W_k||_2 (He et al. 2019, "Filter Pruning via Geometric Median", eq. 6), with W_i the filter's
@@ -25,12 +15,7 @@ def score(
     they are long: it does not score 0.
 
     Args:
-        graph: From `trace`.
-        moments: From `observe`; only the weights are read.
-        parents: Not used.
-        seed: Not used.
-        model: Not used.
-        labelled: Not used.
+        evidence: The graph, and of the moments the weights.
 
     Returns:
         The scores; 0 where all filters of a layer are the same.
@@ -38,10 +23,10 @@ def score(
     Cost: quadratic in the filters of a layer.
     """
     filters = {}
-    for group in graph.prunable:
+    for group in evidence.graph.prunable:
         for member in group.of_role("producer"):
-            rows = moments.weights[member.layer].flatten(1)
+            rows = evidence.moments.weights[member.layer].flatten(1)
             # the exact form: the one by matrix products leaves 1e-8 between equal rows
             distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1)
             filters[member.layer] = distances / distances.mean().clamp_min(1e-300)
-    return from_filters("geometric_median", "share of the layer's mean distance", graph, filters)
+    return from_filters("geometric_median", "share of the layer's mean distance", evidence.graph, filters)

@@ -8,33 +8,17 @@ from torch import Tensor, nn
 
 from causal_prune.data import labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.importance.scores import (
-    FilterScores,
-    Labelled,
-    Parents,
-    from_filters,
-    images_for,
-    network_for,
-)
+from causal_prune.importance.evidence import Evidence, Labelled
+from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.intervention import InformationBottleneck
 from causal_prune.network.running import copied, device_of, inputs_of, tensors_in
-from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing import FilterGraph
 
 IMAGES, COPIES, BETA = 32, 2, 1.0
 """Images that are analysed, noisy copies of each, and the weight of the capacity."""
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """Capacity of a filter's map under an information bottleneck at its layer (see `bottleneck`).
 
     c_i = mean over images of the sum over space of the capacity of filter i, in nats, with a bottleneck at the raw
@@ -44,12 +28,7 @@ def score(
     channels. A unit's score is the sum over its filters.
 
     Args:
-        graph: From `trace`.
-        moments: Not used.
-        parents: Not used.
-        seed: Of the noise.
-        model: The dense network; it is not changed.
-        labelled: Batches (inputs, labels), held out from training; the inputs are one tensor.
+        evidence: The graph, the dense network, labelled images whose inputs are one tensor, and the seed of the noise.
 
     Returns:
         The scores, in nats; 0 for a filter that never varies.
@@ -59,23 +38,21 @@ def score(
 
     Cost: for every layer one pass up to it over all images, and ten forward and backward passes over 64.
     """
-    network, batches = copied(network_for("iba", model)).eval(), images_for("iba", labelled)
+    network, batches = copied(evidence.network).eval(), evidence.images
     network.requires_grad_(False)
     inputs, labels = _spread(batches)
     device = device_of(network)
-    producers = list(
-        dict.fromkeys(member.layer for group in graph.prunable for member in group.of_role("producer"))
-    )
+    producers = evidence.graph.producers
     filters: dict[str, Tensor] = {}
     for name in track(producers, "iba", unit="layer"):
-        bottleneck = InformationBottleneck(network, name, beta=BETA, copies=COPIES, seed=seed)
+        bottleneck = InformationBottleneck(network, name, beta=BETA, copies=COPIES, seed=evidence.seed)
         bottleneck.estimate(batches)
         loss = partial(_losses, labels.to(device).repeat(COPIES))
         capacity = bottleneck.analyze(inputs, loss, mode="capacity").double().cpu()
         channel = capacity.dim() - 1 if isinstance(network.get_submodule(name), nn.Linear) else 1
         per_filter = capacity.movedim(channel, 1).flatten(2) if capacity.dim() > 2 else capacity[..., None]
         filters[name] = per_filter.sum(dim=2).mean(dim=0).clamp_min(0)
-    return from_filters("iba", "information in nats", graph, filters)
+    return from_filters("iba", "information in nats", evidence.graph, filters)
 
 
 def _losses(labels: Tensor, output: object) -> Tensor:

@@ -13,19 +13,11 @@ from torch.utils._pytree import tree_map
 
 from causal_prune.data import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.importance.scores import (
-    FilterScores,
-    Labelled,
-    Parents,
-    from_filters,
-    images_for,
-    network_for,
-)
+from causal_prune.importance.evidence import Evidence, Labelled
+from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.running import call, device_of, inputs_of, modes_kept, moved, part_of
-from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing import FilterGraph
 
 IMAGES, FEWEST = 300, 10
 """Images of the class at most, as in the paper, and at least."""
@@ -34,15 +26,7 @@ PERMUTATIONS = 20
 Array = NDArray[np.float64]
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """Correlation of a filter's transformed components with the transformed logit, above that of chance.
 
     For the images of one class: the raw maps of a filter, one row per image, are standardised, reduced to their first
@@ -56,12 +40,7 @@ def score(
     The class is the one with the most images, its 300 first are taken; a unit's score is the sum over its filters.
 
     Args:
-        graph: From `trace`.
-        moments: Not used.
-        parents: Not used.
-        seed: Of the permutations.
-        model: The dense network; it is not changed.
-        labelled: Batches (inputs, labels), held out from training.
+        evidence: The graph, the dense network, labelled images, and the seed of the permutations.
 
     Returns:
         The scores; 0 for a filter whose map does not vary.
@@ -72,13 +51,11 @@ def score(
     Cost: one forward pass of the class's images in one batch, and one ACE per filter: a tenth of a second with 100
         images, a third with 300.
     """
-    network, images = network_for("pcace", model), images_for("pcace", labelled)
-    producers = list(
-        dict.fromkeys(member.layer for group in graph.prunable for member in group.of_role("producer"))
-    )
+    network, images = evidence.network, evidence.images
+    producers = evidence.graph.producers
     inputs, label = _of_one_class(images)
     components, logits = _components(network, producers, inputs, label)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(evidence.seed)
     filters: dict[str, Tensor] = {}
     rows = [(name, row) for name, per_layer in components.items() for row in per_layer]
     found = [correlation(row, logits) for _, row in track(rows, "pcace", unit="filter")]
@@ -92,7 +69,7 @@ def score(
         values = found[start : start + len(per_layer)]
         filters[name] = (torch.tensor(values, dtype=torch.float64) - floor).clamp_min(0)
         start += len(per_layer)
-    return from_filters("pcace", "correlation with a class's logit above chance", graph, filters)
+    return from_filters("pcace", "correlation with a class's logit above chance", evidence.graph, filters)
 
 
 def correlation(components: Sequence[Array], logits: Array) -> float:

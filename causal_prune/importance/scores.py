@@ -1,19 +1,12 @@
-"""What a method returns, and what all methods share."""
+"""What a method returns: scores of units and filters, and elimination curves."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from causal_prune.errors import InputError
-from causal_prune.observation import FilterMoments
 from causal_prune.tracing import FilterGraph, Group
-
-Parents = Literal["graph", "chain"]
-Labelled: TypeAlias = Iterable[Any]
-"""Batches (inputs, labels) that can be iterated over more than once."""
 
 
 @dataclass(frozen=True)
@@ -52,64 +45,6 @@ class FilterScores:
     groups: Mapping[str, Tensor]
     layers: Mapping[str, Tensor]
     curves: Mapping[str, EliminationCurve] = field(default_factory=dict)
-
-
-class Method(Protocol):
-    """What every entry of `METHODS` can be called as."""
-
-    def __call__(
-        self,
-        graph: FilterGraph,
-        moments: FilterMoments,
-        *,
-        parents: Parents,
-        seed: int,
-        model: nn.Module | None,
-        labelled: Labelled | None,
-    ) -> FilterScores:
-        """Score every unit of every prunable group."""
-        ...
-
-
-def network_for(method: str, model: nn.Module | None) -> nn.Module:
-    """The network, for a method that cannot do without.
-
-    Args:
-        method: Name in `METHODS`.
-        model: What the caller gave.
-
-    Returns:
-        The network.
-
-    Raises:
-        InputError: If there is none.
-    """
-    if model is None:
-        raise InputError(f"importance {method!r} needs the network: give score(..., model=the dense network)")
-    return model
-
-
-def images_for(method: str, labelled: Labelled | None) -> Labelled:
-    """The labelled images, for a method that cannot do without.
-
-    Args:
-        method: Name in `METHODS`.
-        labelled: What the caller gave.
-
-    Returns:
-        The batches.
-
-    Raises:
-        InputError: If there are none, or they can be read only once.
-    """
-    if labelled is None:
-        raise InputError(
-            f"importance {method!r} needs labelled images: "
-            "give score(..., labelled=batches of (images, labels) held out from training)"
-        )
-    if isinstance(labelled, Iterator):
-        raise InputError(f"importance {method!r}: labelled can be read only once: give a list or a loader")
-    return labelled
 
 
 def from_filters(method: str, unit: str, graph: FilterGraph, filters: Mapping[str, Tensor]) -> FilterScores:

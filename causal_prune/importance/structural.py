@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from causal_prune.importance.elimination import Equations, direct_effects, eliminate, unique_effects
-from causal_prune.importance.scores import EliminationCurve, FilterScores, Labelled, Parents, from_units
+from causal_prune.importance.evidence import Evidence
+from causal_prune.importance.scores import EliminationCurve, FilterScores, from_units
 from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
 from causal_prune.tracing import FilterGraph, Group, Member
@@ -15,15 +16,7 @@ from causal_prune.tracing import FilterGraph, Group, Member
 UNIT = "share of the states that its readers join, by what the outputs lose with them"
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """What the consumers of a group cannot reproduce without a unit, once their equations are learned again.
 
     At a consumer the structural equation is known: Y = W x + b, with x the patches that it reads. S is the covariance
@@ -46,12 +39,7 @@ def score(
     depthwise ones only pass on.
 
     Args:
-        graph: From `trace`.
-        moments: From `observe`.
-        parents: Not used: consumers are read off the graph.
-        seed: Not used.
-        model: Not used.
-        labelled: Not used.
+        evidence: The graph and the moments of what its layers read; consumers are read off the graph.
 
     Returns:
         The scores: the rise of the unexplained share when the unit goes, in the order of elimination, never below
@@ -59,6 +47,7 @@ def score(
 
     Cost: see `eliminate`.
     """
+    graph, moments = evidence.graph, evidence.moments
     curves = {}
     equations = equations_of(graph, moments, worth_of_channels(moments))
     for group in track(graph.prunable, "score", unit="group"):

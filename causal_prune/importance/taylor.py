@@ -9,32 +9,16 @@ from torch.nn.utils import parametrize
 
 from causal_prune.data import check_labels, labels_of, logits_of
 from causal_prune.errors import InputError
-from causal_prune.importance.scores import (
-    FilterScores,
-    Labelled,
-    Parents,
-    from_filters,
-    images_for,
-    network_for,
-)
+from causal_prune.importance.evidence import Evidence, Labelled
+from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.network.layer_matrices import matrix_of
 from causal_prune.network.running import call, copied, device_of, inputs_of, moved
-from causal_prune.observation import FilterMoments
 from causal_prune.progress import track
-from causal_prune.tracing import FilterGraph
 
 UNIT = "change of the loss in nats, to first order"
 
 
-def score(
-    graph: FilterGraph,
-    moments: FilterMoments,
-    *,
-    parents: Parents,
-    seed: int,
-    model: nn.Module | None = None,
-    labelled: Labelled | None = None,
-) -> FilterScores:
+def score(evidence: Evidence) -> FilterScores:
     """Sum over a filter's weights of |weight * gradient of the mean loss|.
 
     t_i = sum_s |w_s dL/dw_s|, with L the mean cross entropy of the images and s the weights of filter i; a unit's
@@ -43,12 +27,7 @@ def score(
     vanish where a batch norm makes the loss independent of a filter's scale, and does not depend on the batches.
 
     Args:
-        graph: From `trace`.
-        moments: Not used.
-        parents: Not used.
-        seed: Not used.
-        model: The dense network; a copy is run, in eval mode.
-        labelled: Batches (inputs, labels), held out from training.
+        evidence: The graph, the dense network (a copy is run, in eval mode) and labelled images.
 
     Returns:
         The scores, in nats; 0 for a filter without weights.
@@ -58,13 +37,9 @@ def score(
 
     Cost: one forward and one backward pass over the images.
     """
-    network, images = copied(network_for("taylor", model)).eval(), images_for("taylor", labelled)
+    network, images = copied(evidence.network).eval(), evidence.images
     network.requires_grad_(True)
-    producers = {
-        member.layer: network.get_submodule(member.layer)
-        for group in graph.prunable
-        for member in group.of_role("producer")
-    }
+    producers = {name: network.get_submodule(name) for name in evidence.graph.producers}
     gradients = _gradients(network, images, producers)
     with torch.no_grad():
         filters = {
@@ -76,7 +51,7 @@ def score(
             .cpu()
             for name, module in producers.items()
         }
-    return from_filters("taylor", UNIT, graph, filters)
+    return from_filters("taylor", UNIT, evidence.graph, filters)
 
 
 def _gradients(network: nn.Module, images: Labelled, producers: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -1,28 +1,28 @@
 """What came out of a comparison, as the report and the files of a bundle."""
 
 import json
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from torch import nn
-
-from causal_prune.comparison import ArmResult, Exported
+from causal_prune.comparison import ArmResult, Judged, Outcome, Recipe
+from causal_prune.compensation import REPAIRS
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
 from causal_prune.measure import Latency, mcnemar_exact, paired_difference, speedup
+from causal_prune.pipeline.notes import notes, repairs
+from causal_prune.pipeline.options import Options
+from causal_prune.pipeline.steps import Chosen
 from causal_prune.progress import status
 from causal_prune.report import (
-    AgreementSummary,
     Arm,
     Comparison,
-    Curve,
     LatencySummary,
     Layer,
     ParitySummary,
     Report,
+    Split,
+    Target,
     hits_to_text,
     render,
 )
@@ -30,82 +30,63 @@ from causal_prune.surgery import PruningPlan, bundle_weights
 from causal_prune.tracing import FilterGraph
 
 
-def assemble(
-    results: Sequence[ArmResult],
-    exports: Mapping[int, Exported],
-    graph: FilterGraph,
-    planned: PruningPlan,
-    scores: FilterScores,
-    *,
-    curve: Curve,
-    agreement: AgreementSummary | None,
-    asked: Mapping[str, Any],
-    read: Mapping[str, Any],
-    notes: tuple[str, ...],
-    threads: int,
-) -> Report:
+def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome, judged: Judged) -> Report:
     """Put the report together.
 
     Args:
-        results: The arms, dense first, causal second.
-        exports: By position in `results` what was exported.
-        graph: From `trace`.
-        planned: The causal arm's plan.
-        scores: The causal arm's scores.
-        curve: Accuracy against the share removed.
-        agreement: Of the causal arm's scores with ablation.
-        asked: The report's keys that say what was asked for.
-        read: The report's keys that say what data were read.
-        notes: Sentences for the report.
-        threads: Of ONNX Runtime.
+        recipe: What all arms shared.
+        options: What was asked for.
+        chosen: What was planned, and by which scores.
+        outcome: The arms.
+        judged: What is told of the choice besides.
 
     Returns:
         The report.
     """
-    entries, parity, target = arm_entries(results, exports), exports[1].parity, planned.target
-    return Report.model_validate(
-        {
-            **asked,
-            **read,
-            "schema_version": 1,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "target": vars(target),
-            "parity": ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed),
-            "dense": entries[0],
-            "arms": tuple(entries[1:]),
-            "comparison": compared(results),
-            "layers": tuple(layer_entries(graph, planned)),
-            "agreement": agreement,
-            "curve": curve,
-            "importances": _importances(scores),
-            "importance_unit": scores.unit,
-            "notes": notes,
-            "environment": environment(threads),
-        }
+    data, exported = recipe.data, outcome.causal.exported
+    assert exported is not None, "the causal arm is exported"
+    parity = exported.parity
+    return Report(
+        schema_version=1,
+        command=options.command,
+        seed=options.seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        title=options.title or type(recipe.dense).__name__,
+        mode=options.mode,
+        importance=options.importance,
+        parents=options.parents or "graph",
+        compensation=REPAIRS[options.compensation],
+        epochs=options.epochs,
+        target=Target(**vars(chosen.plan.target)),
+        split=Split(**data.split),
+        data=data.name,
+        classes=len(data.classes),
+        parity=ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed),
+        dense=arm_entry(outcome.dense, outcome),
+        arms=tuple(arm_entry(arm, outcome) for arm in (outcome.causal, *outcome.others)),
+        comparison=compared(outcome),
+        layers=tuple(layer_entries(chosen.graph, chosen.plan)),
+        agreement=judged.agreement,
+        curve=judged.curve,
+        importances=_importances(chosen.scores),
+        importance_unit=chosen.scores.unit,
+        notes=(*notes(data, options, chosen), *repairs(outcome.causal)),
+        environment=environment(options.threads),
     )
 
 
-def write_bundle(
-    folder: Path,
-    model: nn.Module,
-    planned: PruningPlan,
-    report: Report,
-    results: Sequence[ArmResult],
-    exports: Mapping[int, Exported],
-) -> None:
+def write_bundle(folder: Path, outcome: Outcome, planned: PruningPlan, report: Report) -> None:
     """Write what the export has not written: plan, weights, raw latencies, environment, report and pictures.
 
     Args:
         folder: The bundle.
-        model: The causal arm's network.
+        outcome: The arms; the causal one's network is shipped.
         planned: Its plan.
         report: The report.
-        results: The arms.
-        exports: By position in `results` what was exported.
     """
     planned.save(folder / "plan.json")
-    bundle_weights(model, folder / "model.safetensors")
-    samples = {results[place].name: list(exported.latency.samples_ms) for place, exported in exports.items()}
+    bundle_weights(outcome.causal.model, folder / "model.safetensors")
+    samples = {arm.name: list(arm.exported.latency.samples_ms) for arm in outcome if arm.exported}
     (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")
     (folder / "environment.json").write_text(json.dumps(report.environment, indent=2) + "\n")
     report.save(folder / "report.json")
@@ -113,45 +94,39 @@ def write_bundle(
         render(folder)
 
 
-def arm_entries(results: Sequence[ArmResult], exports: Mapping[int, Exported]) -> list[Arm]:
-    """The arms as the report holds them.
+def arm_entry(arm: ArmResult, outcome: Outcome) -> Arm:
+    """An arm as the report holds it.
 
     Args:
-        results: The arms, dense first, causal second.
-        exports: From `export_arms`.
+        arm: One of the arms.
+        outcome: All of them: speed is told against the dense one, correctness against the causal one.
 
     Returns:
-        One entry per arm.
+        Its entry.
     """
-    reference, causal = exports[0].latency, results[1].stages["end"]
-    entries = []
-    for position, result in enumerate(results):
-        end, exported = result.stages["end"], exports.get(position)
-        stages = {name: stage.value for name, stage in result.stages.items()}
-        latency = exported.latency if exported else None
-        entries.append(
-            Arm(
-                name=result.name,
-                importance=result.importance,
-                seed=result.seed,
-                accuracy_after_cut=stages.get("cut"),
-                accuracy_after_batchnorm=stages.get("batchnorm"),
-                accuracy_after_compensation=stages.get("compensation"),
-                accuracy=end.value,
-                correct=end.correct,
-                total=end.total,
-                ci95=end.ci95,
-                macs=result.cost.macs,
-                params=result.cost.params,
-                onnx_bytes=exported.size if exported else None,
-                latency_ms=_summary(latency) if latency else None,
-                speedup=speedup(reference, latency) if latency else None,
-                predictions_sha256=end.predictions_sha256,
-                hits=hits_to_text(end.hits),
-                mcnemar_p=None if position == 1 else mcnemar_exact(causal.hits, end.hits),
-            )
-        )
-    return entries
+    stages, end, causal = arm.stages, arm.stages.end, outcome.causal.stages.end
+    latency = arm.exported.latency if arm.exported else None
+    reference = outcome.dense.exported.latency if outcome.dense.exported else None
+    return Arm(
+        name=arm.name,
+        importance=arm.importance,
+        seed=arm.seed,
+        accuracy_after_cut=None if stages.cut is None else stages.cut.value,
+        accuracy_after_batchnorm=None if stages.batchnorm is None else stages.batchnorm.value,
+        accuracy_after_compensation=None if stages.compensation is None else stages.compensation.value,
+        accuracy=end.value,
+        correct=end.correct,
+        total=end.total,
+        ci95=end.ci95,
+        macs=arm.cost.macs,
+        params=arm.cost.params,
+        onnx_bytes=arm.exported.size if arm.exported else None,
+        latency_ms=_summary(latency) if latency else None,
+        speedup=speedup(reference, latency) if latency and reference else None,
+        predictions_sha256=end.predictions_sha256,
+        hits=hits_to_text(end.hits),
+        mcnemar_p=None if arm is outcome.causal else mcnemar_exact(causal.hits, end.hits),
+    )
 
 
 def _summary(latency: Latency) -> LatencySummary:
@@ -165,17 +140,17 @@ def _summary(latency: Latency) -> LatencySummary:
     )
 
 
-def compared(results: Sequence[ArmResult]) -> Comparison | None:
+def compared(outcome: Outcome) -> Comparison | None:
     """The causal arm against the random arms, paired by the test images and over the seeds.
 
     Args:
-        results: The arms, causal second.
+        outcome: The arms.
 
     Returns:
         The comparison; None without random arms.
     """
-    causal = results[1].stages["end"]
-    random = [result.stages["end"] for result in results if result.name == "random"]
+    causal = outcome.causal.stages.end
+    random = [arm.stages.end for arm in outcome.others if arm.name == "random"]
     if not random:
         return None
     difference = paired_difference([causal.value - other.value for other in random])

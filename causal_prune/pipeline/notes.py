@@ -4,27 +4,46 @@ from collections.abc import Iterator
 
 from causal_prune.comparison import ArmResult
 from causal_prune.data import Data
-from causal_prune.importance import Parents
-from causal_prune.tracing import FilterGraph
+from causal_prune.machine import alignment
+from causal_prune.pipeline.options import Options
+from causal_prune.pipeline.steps import Chosen
 
 
-def _notes(
-    graph: FilterGraph, data: Data, block: int, importance: str, parents: Parents | None
-) -> Iterator[str]:
+def notes(data: Data, options: Options, chosen: Chosen) -> Iterator[str]:
+    """What a reader should know of the choice.
+
+    Args:
+        data: The images.
+        options: What was asked for.
+        chosen: What is known of the network.
+
+    Yields:
+        Sentences.
+    """
+    graph, block = chosen.graph, alignment(options.align)
     yield f"calibration: {data.calibration_source}"
     if block > 1:
         yield f"widths are multiples of up to {block}, the block of ONNX Runtime's convolutions here"
-    if importance == "documented":
-        yield f"the documented score was computed over the {'chain' if parents == 'chain' else 'graph'} of convolutions"
+    if options.importance == "documented":
+        yield f"the documented score was computed over the {options.parents or 'graph'} of convolutions"
     for group in graph.groups:
         if group.frozen is not None and len(group.of_role("producer")) > 1:
             layers = ", ".join(member.layer for member in group.of_role("producer"))
             yield f"frozen together, because {group.frozen}: {layers}"
     if any(group.approximate for group in graph.prunable):
         yield "a normalisation over channels makes removal differ from silencing in some layers (approximate)"
+    yield from chosen.moments.notes
 
 
-def _repairs(causal: ArmResult) -> Iterator[str]:
+def repairs(causal: ArmResult) -> Iterator[str]:
+    """What a reader should know of the repair.
+
+    Args:
+        causal: The arm that the bundle ships.
+
+    Yields:
+        Sentences.
+    """
     kept = [repair for repair in causal.repairs if repair.outcome == "kept"]
     if causal.repairs:
         refitted = sum(repair.outcome == "refitted" for repair in causal.repairs)

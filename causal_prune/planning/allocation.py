@@ -9,7 +9,7 @@ from torch import Tensor
 from causal_prune.errors import TargetError
 from causal_prune.importance import EliminationCurve
 from causal_prune.planning.network_cost import NetworkCost, share_kept
-from causal_prune.surgery import TargetKind
+from causal_prune.report import TargetKind
 from causal_prune.tracing import FilterGraph, Group
 
 SMALLEST_WIDTH = 1

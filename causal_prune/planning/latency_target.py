@@ -11,8 +11,8 @@ from causal_prune.importance import FilterScores
 from causal_prune.measure import measure_latency
 from causal_prune.network.running import Inputs
 from causal_prune.onnx_files import export_onnx
-from causal_prune.planning.targets import check_prunable, checked_target
-from causal_prune.planning.unit_choice import plan
+from causal_prune.planning.targets import Goal
+from causal_prune.planning.unit_choice import check_prunable, plan
 from causal_prune.progress import track
 from causal_prune.surgery import PruningPlan, Target, remove
 from causal_prune.tracing import FilterGraph
@@ -52,7 +52,7 @@ def plan_latency(
 
     Cost: eight exports, and about two seconds of timing for each candidate.
     """
-    checked_target({"keep_latency": keep_latency})
+    Goal(keep_latency=keep_latency)
     check_prunable(graph)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from causal_prune.surgery import TargetKind
+from causal_prune.report import TargetKind
 from causal_prune.tracing import FilterGraph, Layer, Member
 
 

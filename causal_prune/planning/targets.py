@@ -1,42 +1,62 @@
-"""Targets: what a caller may ask for, checked."""
+"""Targets: how small a network is to become."""
 
-from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from causal_prune.errors import InputError, TargetError
-from causal_prune.surgery import TargetKind
-from causal_prune.tracing import FilterGraph
+from pydantic import Field, model_validator
 
+from causal_prune.errors import InputError
+from causal_prune.options import Flag, Must, Natural, OptionValues, Share
+from causal_prune.report import TargetKind
 
-def checked_target(shares: Mapping[TargetKind, float | None]) -> tuple[TargetKind, float]:
-    """The one target among those that a caller may give.
-
-    Args:
-        shares: The share asked for by kind; None where it is not asked for.
-
-    Returns:
-        Kind and share; "keep_macs" and 0.5 where nothing is asked for.
-
-    Raises:
-        InputError: If two targets are given, or one is outside (0, 1).
-    """
-    given = [(kind, value) for kind, value in shares.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(f"give one target, not {' and '.join(kind for kind, _ in given)}")
-    kind, value = given[0] if given else ("keep_macs", 0.5)
-    if not 0 < value < 1:
-        raise InputError(f"{kind}: {value} is not between 0 and 1")
-    return kind, value
+TARGETS: tuple[TargetKind, ...] = get_args(TargetKind)
+STANDARD: tuple[TargetKind, float] = ("keep_macs", 0.5)
+"""The target where none is given."""
 
 
-def check_prunable(graph: FilterGraph) -> None:
-    """Refuse a network of which nothing can be cut.
+class Goal(OptionValues):
+    """How small a network is to become: one target, and what widths have to be multiples of."""
 
-    Args:
-        graph: From `trace`.
+    panel: ClassVar[str] = "How small"
 
-    Raises:
-        TargetError: If every layer is frozen; reasons are named.
-    """
-    if not graph.prunable:
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.frozen.items())[:3])
-        raise TargetError(f"nothing can be pruned: every layer is frozen ({reasons})")
+    keep_macs: Annotated[
+        Share | None,
+        Must("between 0 and 1 (0.5 keeps half of the MACs)"),
+        Flag(default="0.5"),
+        Field(description="Target: share of the multiply-accumulates that stays."),
+    ] = None
+    keep_params: Annotated[
+        Share | None,
+        Must("between 0 and 1 (0.5 keeps half of the parameters)"),
+        Field(description="Target: share of the parameters that stays."),
+    ] = None
+    keep_latency: Annotated[
+        Share | None,
+        Must("between 0 and 1 (0.5 keeps half of the median latency)"),
+        Field(description="Target: share of the median ONNX Runtime latency that stays, on this machine."),
+    ] = None
+    remove_filters: Annotated[
+        Share | None,
+        Must("between 0 and 1 (0.3 removes three filters in ten)"),
+        Field(description="Target: share of the filters that goes."),
+    ] = None
+    align: Annotated[
+        Literal["auto"] | Natural,
+        Must("'auto' or a whole number of at least 1"),
+        Field(
+            description="Widths are multiples of this where a layer is wide enough; auto reads the machine."
+        ),
+    ] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_target(cls, values: Any) -> Any:
+        given = [name for name in TARGETS if isinstance(values, dict) and values.get(name) is not None]
+        if len(given) > 1:
+            raise InputError(f"`{given[0]}` and `{given[1]}` are two targets; give one")
+        return values
+
+    @property
+    def asked(self) -> tuple[TargetKind, float]:
+        """Kind and share of the target; half of the MACs where none is given."""
+        shares = {name: getattr(self, name) for name in TARGETS}
+        return next(((name, share) for name, share in shares.items() if share is not None), STANDARD)

@@ -7,13 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, TargetError
 from causal_prune.importance import FilterScores
 from causal_prune.machine import alignment
 from causal_prune.planning.allocation import by_curves, equal_shares
 from causal_prune.planning.network_cost import share_kept
-from causal_prune.planning.targets import check_prunable, checked_target
-from causal_prune.surgery import PruningPlan, Target, TargetKind
+from causal_prune.planning.targets import Goal
+from causal_prune.report import TargetKind
+from causal_prune.surgery import PruningPlan, Target
 from causal_prune.tracing import FilterGraph, Group
 
 
@@ -53,9 +54,7 @@ def plan(
 
     Cost: a few dozen evaluations of the cost of the network, no forward pass.
     """
-    kind, requested = checked_target(
-        {"keep_macs": keep_macs, "keep_params": keep_params, "remove_filters": remove_filters}
-    )
+    kind, requested = Goal(keep_macs=keep_macs, keep_params=keep_params, remove_filters=remove_filters).asked
     check_prunable(graph)
     block = alignment(align)
     for group in graph.prunable:
@@ -65,6 +64,20 @@ def plan(
     else:
         widths = equal_shares(graph, kind, requested, block)
     return plan_widths(graph, scores, widths, kind=kind, requested=requested)
+
+
+def check_prunable(graph: FilterGraph) -> None:
+    """Refuse a network of which nothing can be cut.
+
+    Args:
+        graph: From `trace`.
+
+    Raises:
+        TargetError: If every layer is frozen; reasons are named.
+    """
+    if not graph.prunable:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.frozen.items())[:3])
+        raise TargetError(f"nothing can be pruned: every layer is frozen ({reasons})")
 
 
 def plan_widths(

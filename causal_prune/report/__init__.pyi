@@ -13,6 +13,9 @@ from .report import LatencySummary as LatencySummary
 from .report import Layer as Layer
 from .report import ParitySummary as ParitySummary
 from .report import Report as Report
+from .report import Split as Split
+from .report import Target as Target
+from .report import TargetKind as TargetKind
 from .report import hits_to_text as hits_to_text
 from .summary import summary_lines as summary_lines
 from .summary import summary_table as summary_table

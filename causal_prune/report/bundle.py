@@ -44,25 +44,25 @@ def check_out(out: Path, *, force: bool) -> Path:
     """
     place = Path(os.path.realpath(out))
     if place.exists() and not place.is_dir():
-        raise InputError(f"--out {out}: is a file; name a folder")
+        raise InputError(f"`out` {out}: is a file; name a folder")
     if os.path.ismount(place):
-        raise InputError(f"--out {out}: is a mount point and cannot be replaced; name a folder inside it")
+        raise InputError(f"`out` {out}: is a mount point and cannot be replaced; name a folder inside it")
     for kept, meaning in ((Path.cwd(), "the current folder"), (Path.home(), "the home folder")):
         if kept.resolve().is_relative_to(place):
-            raise InputError(f"--out {out}: is or holds {meaning}; name a folder of its own")
+            raise InputError(f"`out` {out}: is or holds {meaning}; name a folder of its own")
     try:
         used = place.is_dir() and any(place.iterdir())
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be read ({error.strerror}); name another folder") from error
+        raise InputError(f"`out` {out}: cannot be read ({error.strerror}); name another folder") from error
     if used and not is_bundle(place) and not force:
         raise InputError(
-            f"--out {out}: exists and is no bundle; name another folder, or pass --force to replace it"
+            f"`out` {out}: exists and is no bundle; name another folder, or pass `force` to replace it"
         )
     above = next(parent for parent in place.parents if parent.exists())
     if not above.is_dir():
-        raise InputError(f"--out {out}: {above} is a file; name a folder under a folder")
+        raise InputError(f"`out` {out}: {above} is a file; name a folder under a folder")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: {above} cannot be written; name a folder that can")
+        raise InputError(f"`out` {out}: {above} cannot be written; name a folder that can")
     return place
 
 
@@ -103,7 +103,7 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
             partial.mkdir(parents=True)
         except OSError as error:
             raise InputError(
-                f"--out {out}: cannot be written ({error.strerror}); name another folder"
+                f"`out` {out}: cannot be written ({error.strerror}); name another folder"
             ) from error
         yield partial
         write_sums(partial)

@@ -45,15 +45,15 @@ class Limits:
         """Refuse limits that no measurement can be held against."""
         if not 0 <= self.max_drop <= 1:
             raise InputError(
-                f"--max-drop {self.max_drop}: must be a share from 0 to 1; 0.01 is one percentage point"
+                f"`max_drop` {self.max_drop}: must be a share from 0 to 1; 0.01 is one percentage point"
             )
         if self.min_speedup is not None and not (math.isfinite(self.min_speedup) and self.min_speedup > 0):
             raise InputError(
-                f"--min-speedup {self.min_speedup}: must be above 0; 1.5 is one and a half times as fast"
+                f"`min_speedup` {self.min_speedup}: must be above 0; 1.5 is one and a half times as fast"
             )
         if self.max_bytes is not None and self.max_bytes <= 0:
             raise InputError(
-                f"--max-bytes {self.max_bytes}: must be above 0; it is the size of model.onnx in bytes"
+                f"`max_bytes` {self.max_bytes}: must be above 0; it is the size of model.onnx in bytes"
             )
 
 
@@ -178,7 +178,7 @@ def _speedup(report: Report, limit: float) -> tuple[int, str]:
     speedup = report.causal.speedup
     if speedup is None:
         raise InputError(
-            "--min-speedup: the bundle holds no latency of the causal network; "
+            "min_speedup: the bundle holds no latency of the causal network; "
             "make it with latency measured, or leave the limit out"
         )
     code = PASSED if speedup >= limit - ROUNDING else FAILED
@@ -189,7 +189,7 @@ def _bytes(report: Report, limit: int) -> tuple[int, str]:
     size = report.causal.onnx_bytes
     if size is None:
         raise InputError(
-            "--max-bytes: the bundle holds no size of an ONNX file; "
+            "max_bytes: the bundle holds no size of an ONNX file; "
             "make it with an export, or leave the limit out"
         )
     return PASSED if size <= limit else FAILED, f"ONNX file {size:,} bytes; limit at most {limit:,} bytes"
@@ -198,7 +198,7 @@ def _bytes(report: Report, limit: int) -> tuple[int, str]:
 def _beat_random(comparison: Comparison | None) -> tuple[int, str]:
     if comparison is None:
         raise InputError(
-            "--beat-random: the bundle holds no comparison with random; "
+            "beat_random: the bundle holds no comparison with random; "
             "make it with random arms, or leave the limit out"
         )
     state, bounds = standing(comparison), comparison.ci95

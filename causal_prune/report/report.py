@@ -16,6 +16,8 @@ from causal_prune.errors import InputError
 SCHEMA_VERSION = 1
 ROUNDING = 1e-12  # differences of accuracies below this are rounding, not measurements
 
+TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
+"""What a target may bound: a share that stays, or one that goes."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -31,7 +33,7 @@ class Strict(BaseModel):
 class Target(Strict):
     """What was asked and what was reached, both as the share that `kind` names (0..1)."""
 
-    kind: Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
+    kind: TargetKind
     requested: float
     achieved: float
 

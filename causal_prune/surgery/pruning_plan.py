@@ -4,15 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from causal_prune.errors import InputError
+from causal_prune.report import TargetKind
 from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut
-
-TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
-
 
 PLAN_FORMAT = 1
 

@@ -206,6 +206,12 @@ class FilterGraph:
         """The groups that may be cut."""
         return tuple(group for group in self.groups if group.frozen is None)
 
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """Names of the layers that make the channels of prunable groups, each once."""
+        makers = (member.layer for group in self.prunable for member in group.of_role("producer"))
+        return tuple(dict.fromkeys(makers))
+
     def parents(self, kind: Literal["graph", "chain"]) -> dict[str, tuple[str, ...]]:
         """Parents of every convolution and linear layer.
 

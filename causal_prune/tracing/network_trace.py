@@ -70,7 +70,7 @@ def trace(
     names = dict(model.named_modules())
     unknown = [name for name in freeze if name not in names]
     if unknown:
-        raise InputError(f"--freeze: there is no module {unknown[0]!r} in the model")
+        raise InputError(f"freeze: there is no module {unknown[0]!r} in the model")
     _refuse(model, example_input)
     plain = copied(model).eval()
     inputs = moved(example_input, device_of(plain))

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from causal_prune.comparison.agreement import agreement, median_agreement, spearman_by_group, spread_units
 from causal_prune.importance.ablation import Ablation, ablate, joined
-from causal_prune.importance.methods import METHODS, score
+from causal_prune.importance.methods import METHODS
+from causal_prune.importance.scoring import score
 from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.progress import shown
 from causal_prune.tracing.filter_graph import FilterGraph

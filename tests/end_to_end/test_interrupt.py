@@ -17,8 +17,8 @@ from causal_prune.report.bundle import verify
 STEPS = {
     "train the dense network": "causal_prune.command_line.jobs.fine_tune",
     "check the model": "causal_prune.command_line.jobs.check_fits",
-    "observe": "causal_prune.pipeline.flow.observe",
-    "score": "causal_prune.pipeline.flow.score",
+    "observe": "causal_prune.pipeline.steps.observe",
+    "score": "causal_prune.pipeline.steps.score",
     "compensate": "causal_prune.comparison.arms.repair",
     "fine-tune": "causal_prune.comparison.arms.fine_tune",
     "test": "causal_prune.comparison.arms.evaluate",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -161,30 +162,31 @@ def test_default_folder_is_named_after_the_model(cli, short, no_export, tmp_path
     verify(tmp_path / "export" / "net")
 
 
-READERS = ("command_line.jobs", "pipeline.flow", "comparison.agreement")
+READERS = ("pipeline.steps", "comparison.agreement")
 
 
 def test_the_memory_limit_reaches_the_statistics_and_the_repair(
     cli, short, brief_timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: set[tuple[str, object]] = set()
+    given: list[tuple[str, object]] = []
 
-    def note(room: str, verb: str) -> None:
+    def note(room: str, verb: str, limit: Callable[..., object]) -> None:
         module = importlib.import_module(f"causal_prune.{room}")
         original = getattr(module, verb)
 
         def noted(*args, **options):
-            given.add((room, options["max_memory"]))
+            given.append((room, limit(*args, **options)))
             return original(*args, **options)
 
         monkeypatch.setattr(module, verb, noted)
 
     for room in READERS:
-        note(room, "observe")
-    note("comparison.arms", "repair")
+        note(room, "observe", lambda *args, max_memory: max_memory)
+    note("comparison.arms", "repair", lambda pruned, dense, images, repair, **_: repair.max_memory)
     assert cli(*short, "--max-memory", "1GB", "--dry-run").code == 0
+    assert given == [("pipeline.steps", 10**9)]
     assert cli(*short, "--max-memory", "1GB", "--arms", "causal").code == 0
-    assert given == {(room, 10**9) for room in (*READERS, "comparison.arms")}
+    assert set(given) == {(room, 10**9) for room in (*READERS, "comparison.arms")}
 
 
 def test_dry_run_writes_nothing_and_says_what_would_go(cli, short, files, tmp_path: Path) -> None:

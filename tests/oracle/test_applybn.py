@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causal_prune.explanation.cnn_explainer import CausalCNNExplainer
-from causal_prune.importance.methods import score
+from causal_prune.importance.scoring import score
 from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.tracing.network_trace import trace
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from causal_prune.errors import CausalPruneError
-from causal_prune.importance.methods import score
+from causal_prune.importance.scoring import score
 from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 

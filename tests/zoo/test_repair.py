@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from causal_prune.compensation.compensation import repair
-from causal_prune.importance.methods import score
+from causal_prune.importance.scoring import score
 from causal_prune.network.running import call
 from causal_prune.observation.filter_moments import observe
 from causal_prune.planning.unit_choice import plan

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from causal_prune.comparison.agreement import agreement, median_agreement, spearman_by_group, spread_units
+from causal_prune.comparison.agreement import (
+    agreement,
+    judge,
+    median_agreement,
+    spearman_by_group,
+    spread_units,
+)
+from causal_prune.comparison.arms import Recipe
 from causal_prune.errors import InputError
-from causal_prune.importance.ablation import Ablation
+from causal_prune.importance.ablation import Ablation, ablate, joined
 from causal_prune.importance.scores import FilterScores
+from causal_prune.importance.scoring import score
+from causal_prune.observation.filter_moments import FilterMoments, observe
 
 
 def by_hand(a: list[float], b: list[float]) -> float:
@@ -88,3 +97,41 @@ def test_units_are_drawn_without_repetition_and_follow_the_seed() -> None:
     assert len(set(drawn["a"])) == 16 and drawn["a"] == sorted(drawn["a"]) and max(drawn["a"]) < 40
     assert drawn["b"] == [0, 1, 2, 3, 4]
     assert spread_units(sizes, 16, seed=1) == drawn != spread_units(sizes, 16, seed=2)
+
+
+def test_the_judge_is_ablation_of_some_units_on_validation_images(
+    plain: Recipe, known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, _, scores = known
+    monkeypatch.setattr("causal_prune.comparison.agreement.INTERVENTIONS", 0)
+    monkeypatch.setattr("causal_prune.comparison.agreement.MOST_IMAGES", 36)
+
+    def rescore(moments: FilterMoments) -> FilterScores:
+        return score(graph, moments)
+
+    found = judge(plain, graph, scores, rescore)
+    labelled = plain.data.validation.tensors
+    chosen = [2 * (k * 20 // 18) + start for start in (0, 1) for k in range(18)]
+    units = spread_units({"0": 10, "3": 20}, 16)
+    parts = [
+        ablate(plain.dense, graph, [tuple(part[half] for part in labelled)], units=units)
+        for half in (chosen[:18], chosen[18:])
+    ]
+    literal = joined(*parts)
+    expected = spearman_by_group(
+        {name: scores.groups[name][places] for name, places in units.items()}, literal.rise
+    )
+    assert found.spearman_by_group == pytest.approx(expected)
+    assert (found.images, found.units, found.method) == (36, 26, "structural")
+    reliability = spearman_by_group(parts[0].rise, parts[1].rise)
+    assert found.reliability == pytest.approx(sum(reliability.values()) / 2)
+    halves = [plain.data.calibration.tensors[0][start::2] for start in (0, 1)]
+    first, second = (rescore(observe(plain.dense, graph, [half])).groups for half in halves)
+    stability = spearman_by_group(first, second)
+    assert found.stability == pytest.approx(sum(stability.values()) / 2)
+
+
+def test_ablation_is_not_judged_by_itself(plain: Recipe, known) -> None:
+    graph, _, scores = known
+    own = replace(scores, method="ablation")
+    assert judge(plain, graph, own, lambda moments: own) is None

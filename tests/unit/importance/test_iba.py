@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.importance.methods import score
+from causal_prune.importance.scoring import score
 from causal_prune.intervention.bottleneck import (
     InformationBottleneck,
     StreamingMeanStd,

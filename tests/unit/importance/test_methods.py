@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from causal_prune.command_line.commands import app
 from causal_prune.errors import InputError
-from causal_prune.importance.methods import METHODS, WITH_LABELS, score
+from causal_prune.importance.methods import METHODS, WITH_LABELS
+from causal_prune.importance.scoring import score
 from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from causal_prune.errors import InputError
 from causal_prune.importance import pcace
-from causal_prune.importance.methods import score
 from causal_prune.importance.pcace import correlation, principal_components
+from causal_prune.importance.scoring import score
 from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from causal_prune.importance.methods import score
+from causal_prune.importance.scoring import score
 from causal_prune.observation.filter_moments import observe
 from causal_prune.tracing.network_trace import trace
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.importance.methods import score
+from causal_prune.importance.scoring import score
 from causal_prune.importance.structural import direct_effects, effects, unique_effects, worth_of_channels
 from causal_prune.observation.filter_moments import FilterMoments, observe
 from causal_prune.tracing.filter_graph import FilterGraph

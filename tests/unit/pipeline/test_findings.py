@@ -1,3 +1,6 @@
+"""What the report says of the arms."""
+
+from dataclasses import replace
 from statistics import mean, stdev
 
 import numpy as np
@@ -6,14 +9,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from causal_prune.comparison.arms import ArmResult
-from causal_prune.comparison.exports import Exported
+from causal_prune.comparison.outcome import ArmResult, Exported, Outcome, Stages
 from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.accuracy import Accuracy
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
-from causal_prune.pipeline.findings import arm_entries, compared, layer_entries
+from causal_prune.pipeline.findings import arm_entry, compared, layer_entries
 from causal_prune.planning.unit_choice import plan
 from causal_prune.report.report import hits_to_text
 from causal_prune.tracing.network_trace import trace
@@ -25,11 +27,7 @@ def accuracy(*hits: int) -> Accuracy:
 
 
 def arm(name: str, end: Accuracy, seed: int | None = None) -> ArmResult:
-    stages = (
-        {"end": end}
-        if name == "dense"
-        else {"cut": accuracy(0, 0), "compensation": accuracy(1, 0), "end": end}
-    )
+    stages = Stages(end, accuracy(0, 0), None, accuracy(1, 0)) if name != "dense" else Stages(end)
     return ArmResult(name, None if name == "dense" else name, seed, nn.Identity(), stages, Cost(100, 10, {}))
 
 
@@ -37,13 +35,10 @@ CAUSAL = (1, 1, 1, 1, 1, 0, 1, 1, 0, 1)
 RANDOMS = ((1, 1, 0, 1, 0, 0, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0, 0, 0, 0, 1), (1, 1, 1, 1, 1, 1, 1, 1, 1, 0))
 
 
-def results(*randoms: tuple[int, ...]) -> list[ArmResult]:
-    return [
-        arm("dense", accuracy(*[1] * 10)),
-        arm("causal", accuracy(*CAUSAL)),
-        *(arm("random", accuracy(*hits), seed) for seed, hits in enumerate(randoms)),
-        arm("magnitude", accuracy(*[0] * 10)),
-    ]
+def results(*randoms: tuple[int, ...]) -> Outcome:
+    others = [arm("random", accuracy(*hits), seed) for seed, hits in enumerate(randoms)]
+    others.append(arm("magnitude", accuracy(*[0] * 10)))
+    return Outcome(arm("dense", accuracy(*[1] * 10)), arm("causal", accuracy(*CAUSAL)), tuple(others))
 
 
 def literal_mcnemar(a: tuple[int, ...], b: tuple[int, ...]) -> float:
@@ -76,8 +71,11 @@ def exported(median: float) -> Exported:
 
 
 def test_entries_hold_what_was_measured_and_none_for_what_was_not() -> None:
-    arms = results(*RANDOMS)
-    entries = arm_entries(arms, {0: exported(4.0), 1: exported(1.6), 2: exported(2.0)})
+    medians = iter((4.0, 1.6, 2.0))
+    outcome = results(*RANDOMS).each(
+        lambda each: replace(each, exported=exported(median)) if (median := next(medians, None)) else each
+    )
+    entries = [arm_entry(each, outcome) for each in outcome]
     assert [entry.name for entry in entries] == ["dense", "causal", "random", "random", "random", "magnitude"]
     assert [entry.seed for entry in entries] == [None, None, 0, 1, 2, None]
     assert [entry.speedup for entry in entries] == [1.0, 2.5, 2.0, None, None, None]
@@ -85,8 +83,8 @@ def test_entries_hold_what_was_measured_and_none_for_what_was_not() -> None:
     assert entries[1].onnx_bytes == 1234 and entries[5].onnx_bytes is None
     assert entries[0].accuracy_after_cut is None and entries[0].accuracy_after_compensation is None
     assert entries[1].accuracy_after_cut == 0 and entries[1].accuracy_after_compensation == 0.5
-    for entry, result in zip(entries, arms, strict=True):
-        hits = tuple(result.stages["end"].hits.astype(int).tolist())
+    for entry, result in zip(entries, outcome, strict=True):
+        hits = tuple(result.stages.end.hits.astype(int).tolist())
         assert entry.accuracy == sum(hits) / 10 and entry.correct == sum(hits) and entry.total == 10
         assert entry.hits == hits_to_text(hits)
         expected = None if entry.name == "causal" else pytest.approx(literal_mcnemar(CAUSAL, hits))

@@ -18,7 +18,6 @@ from causal_prune.data.data import Data
 from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
-from causal_prune.pipeline import flow as pipeline
 from causal_prune.pipeline.flow import Compressed, compress
 from causal_prune.planning import latency_target
 from causal_prune.report.bundle import verify
@@ -94,7 +93,7 @@ def patched(scratch: list[Path]):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exports, "export_onnx", stand_in_export)
         patch.setattr(exports, "measure_latency", stand_in_latency)
-        patch.setattr(pipeline.tempfile, "TemporaryDirectory", noted)
+        patch.setattr("causal_prune.pipeline.steps.tempfile.TemporaryDirectory", noted)
         yield
 
 
@@ -240,14 +239,16 @@ def test_a_latency_target_is_planned_by_timing(patched: None, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep_macs": 0.5, "keep_latency": 0.5}, "give one target, not keep_macs and keep_latency"),
-        ({"keep_params": 0.5, "remove_filters": 0.5}, "give one target, not keep_params and remove_filters"),
+        ({"keep_macs": 0.5, "keep_latency": 0.5}, "`keep_macs` and `keep_latency` are two targets; give one"),
+        ({"keep_params": 0.5, "remove_filters": 0.5}, "`keep_params` and `remove_filters` are two targets"),
         ({"keep_macs": 0.0}, "keep_macs: 0.0 is not between 0 and 1"),
         ({"keep_latency": math.nan}, "keep_latency: nan is not between 0 and 1"),
         ({"importance": "l1"}, "'l1' is not one of"),
-        ({"arms": ("causal", "best")}, "arms: 'best' is not one of"),
-        ({"random_seeds": 0}, "random_seeds: 0 is not at least 1"),
-        ({"align": 0}, "align: 0 is not at least 1"),
+        ({"arms": ("causal", "best")}, "arms: causal,best is not a list of causal, random and magnitude"),
+        ({"random_seeds": 0}, "random_seeds: 0 is not a whole number of at least 1"),
+        ({"align": 0}, "align: 0 is not 'auto' or a whole number of at least 1"),
+        ({"keep_mac": 0.5}, "unknown option 'keep_mac'; did you mean 'keep_macs'?"),
+        ({"compensation": "magic"}, "compensation: magic is not least-squares, batchnorm or none"),
         ({"freeze": ["nowhere"]}, "there is no module 'nowhere'"),
     ],
 )

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.importance.methods import score
+from causal_prune.importance.scoring import score
 from causal_prune.observation.filter_moments import observe
 from causal_prune.planning.unit_choice import plan
 from causal_prune.surgery.pruning_plan import PruningPlan

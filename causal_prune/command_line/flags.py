@@ -1,0 +1,134 @@
+"""Flags made from the options: names, defaults, help and groups are written once, where an option is declared."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from causal_prune.command_line.settings import RunSettings, keys
+from causal_prune.errors import InputError
+from causal_prune.options import Flag, flag_of
+
+Command = TypeVar("Command", bound=Callable[..., int])
+PANELS = ("What", "How small", "How", "Evidence", "Machine", "Output")
+
+
+def with_flags(*names: str) -> Callable[[Command], Command]:
+    """Give a command the flags of some options, and `--config`.
+
+    Args:
+        *names: Options that it has; none for all.
+
+    Returns:
+        A decorator of a function (context, config); it finds what was typed with `typed`.
+    """
+    wanted = [name for name in keys().values() if not names or name in names]
+    wanted.sort(key=lambda name: PANELS.index(_panel(name)))
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command)
+        made = [parameter for name in wanted for parameter in _parameters(name)]
+        context, config = own.parameters.values()
+        parameters = [context, *made, config.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+
+        def run(ctx: typer.Context, config: Path | None = None, **_typed: Any) -> int:
+            return command(ctx, config)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def typed(ctx: typer.Context) -> dict[str, object]:
+    """The flags that the user typed.
+
+    Args:
+        ctx: Of a command with flags.
+
+    Returns:
+        Value by key; flags that were not typed are absent.
+
+    Raises:
+        InputError: If a flag is given together with its own `--no-` form.
+    """
+    flags = {*keys(), *(f"no_{key}" for key in keys())}
+    given = {key: value for key, value in ctx.params.items() if key in flags and value not in (None, (), [])}
+    for key, name in keys().items():
+        off = f"no_{key}"
+        if given.pop(off, None):
+            if key in given:
+                raise InputError(f"{dashed(key)} and {dashed(off)} contradict each other; give one")
+            given[key] = flag_of(RunSettings, name).off
+    return given
+
+
+def stand_alone(arguments: Sequence[str]) -> Iterator[str]:
+    """Give flags that may stand alone the value that they then mean.
+
+    Args:
+        arguments: As they were typed.
+
+    Yields:
+        The arguments.
+    """
+    alone = {dashed(flag.name): flag.alone for flag in map(_flag, keys().values()) if flag.alone}
+    for argument, following in zip(arguments, (*arguments[1:], "-"), strict=True):
+        yield f"{argument}={alone[argument]}" if argument in alone and following.startswith("-") else argument
+
+
+def dashed(key: str) -> str:
+    """A key as its flag.
+
+    Args:
+        key: Such as `keep_macs`.
+
+    Returns:
+        Such as `--keep-macs`.
+    """
+    return "--" + key.replace("_", "-")
+
+
+def _flag(name: str) -> Flag:
+    return flag_of(RunSettings, name)
+
+
+def _panel(name: str) -> str:
+    owner = next(kind for kind in reversed(RunSettings.__mro__) if name in inspect.get_annotations(kind))
+    return str(owner.panel)  # type: ignore[attr-defined]
+
+
+def _parameters(name: str) -> Iterator[inspect.Parameter]:
+    field, flag, panel = RunSettings.model_fields[name], _flag(name), _panel(name)
+    default = flag.default or _told(field.get_default(call_default_factory=True))
+    text = (field.description or "").replace("`out`", "--out")
+    if field.annotation is bool:
+        both = f"{dashed(flag.name)}/{dashed(f'no_{flag.name}')}" if default == "true" else dashed(flag.name)
+        yield _parameter(flag.name, bool | None, both, text, panel)
+        return
+    shown = text if not default or flag.alone else f"{text} [dim]\\[default: {default}][/]"
+    kind = list[str] | None if flag.repeated else str | None
+    yield _parameter(flag.name, kind, dashed(flag.name), shown, panel, "[HOW]" if flag.alone else None)
+    if flag.off:
+        off, text = f"no_{flag.name}", f"The same as {dashed(flag.name)} {flag.off}."
+        yield _parameter(off, bool | None, dashed(off), text, panel)
+
+
+def _parameter(
+    key: str, kind: Any, spelt: str, text: str, panel: str, metavar: str | None = None
+) -> inspect.Parameter:
+    option = typer.Option(spelt, help=text, rich_help_panel=panel, show_default=False, metavar=metavar)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(key, keyword, default=None, annotation=Annotated[kind, option])
+
+
+def _told(default: object) -> str:
+    if isinstance(default, bool):
+        return "true" if default else ""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return "" if default is None or default == {} else str(default)

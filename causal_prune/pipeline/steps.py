@@ -1,0 +1,153 @@
+"""The steps of a run up to the cut: what can go, what it is worth, what goes, and the proof that it may."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from causal_prune.comparison import Recipe
+from causal_prune.compensation import Repair
+from causal_prune.data import Data, held_out, loader
+from causal_prune.errors import CausalPruneError
+from causal_prune.fine_tuning import Tuning
+from causal_prune.importance import FilterScores, score
+from causal_prune.machine import alignment
+from causal_prune.network.running import copied
+from causal_prune.observation import FilterMoments, observe
+from causal_prune.pipeline.options import Options
+from causal_prune.planning import plan, plan_latency
+from causal_prune.progress import status
+from causal_prune.report import staged
+from causal_prune.surgery import PruningPlan
+from causal_prune.tracing import FilterGraph, difference, trace
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is known of a network, and the units that go.
+
+    Attributes:
+        graph: What can be cut together.
+        moments: Statistics of the activity.
+        scores: How much every unit matters.
+        plan: The units that stay, and the cuts that follow.
+        rescore: The same scores from other moments.
+    """
+
+    graph: FilterGraph
+    moments: FilterMoments
+    scores: FilterScores
+    plan: PruningPlan
+    rescore: Callable[[FilterMoments], FilterScores]
+
+
+def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
+    """What all arms share.
+
+    Args:
+        model: The trained network; a copy is taken.
+        data: Its images.
+        options: Of the run.
+
+    Returns:
+        The recipe, with the network in eval mode on its device.
+    """
+    return Recipe(
+        dense=copied(model).to(options.device).eval(),
+        data=data,
+        example=_example(data, options.device),
+        repair=options.part(Repair),
+        tuning=options.part(Tuning),
+        mode=options.mode,
+        seed=options.seed,
+        device=options.device,
+    )
+
+
+def choose(recipe: Recipe, options: Options) -> Chosen:
+    """Trace, observe, score and plan: all that is done before anything is cut, and all of a dry run.
+
+    Args:
+        recipe: The network and its images.
+        options: Of the run.
+
+    Returns:
+        The units that go, and what the choice rests on.
+
+    Raises:
+        InputError: If an option or the data cannot be used.
+        TargetError: If the target is out of reach, or nothing can be pruned.
+    """
+    dense, data = recipe.dense, recipe.data
+    with status("trace"):
+        graph = trace(dense, recipe.example, freeze=options.freeze)
+    moments = observe(dense, graph, loader(data.calibration), max_memory=options.max_memory)
+    rescore = partial(
+        score,
+        graph,
+        method=options.importance,
+        parents=options.parents,
+        seed=options.seed,
+        model=dense,
+        labelled=held_out(data.validation),
+    )
+    scores = rescore(moments)
+    return Chosen(graph, moments, scores, _planned(recipe, graph, scores, options), rescore)
+
+
+def _planned(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:
+    block = alignment(options.align)
+    kind, share = options.asked
+    if kind != "keep_latency":
+        return plan(graph, scores, align=block, **{kind: share})
+    threads = options.threads
+    return plan_latency(
+        recipe.dense, graph, scores, recipe.example, keep_latency=share, align=block, threads=threads
+    )
+
+
+def prove(recipe: Recipe, chosen: Chosen) -> None:
+    """The check of every group, once more, on the whole cut.
+
+    Args:
+        recipe: The network.
+        chosen: What goes.
+
+    Raises:
+        CausalPruneError: If the cut network does not compute what the silenced one computes.
+    """
+    graph = chosen.graph
+    wrong = difference(recipe.dense, chosen.plan.cuts, [recipe.example], as_in_training=graph.trains_more)
+    if wrong is not None:
+        raise CausalPruneError(
+            f"the whole cut is wrong although each group's was right ({wrong}); nothing was written"
+        )
+
+
+@contextmanager
+def workplace(options: Options) -> Iterator[Path]:
+    """A folder for the bundle, moved into its place at the end of the block; a passing one where none is asked for.
+
+    Args:
+        options: Of the run.
+
+    Yields:
+        The folder, empty.
+    """
+    if options.out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        with staged(options.out, force=options.force) as place:
+            yield place
+
+
+def _example(data: Data, device: str) -> Tensor:
+    """Two calibration images: some networks keep the batch dynamic in ONNX only for more than one."""
+    images = [data.calibration[k % data.split["calibration"]][0] for k in range(2)]
+    return torch.stack(images).to(device)

@@ -1,0 +1,38 @@
+"""Targets: one of four, or half of the MACs."""
+
+import math
+from typing import get_args
+
+import pytest
+
+from causal_prune.errors import InputError
+from causal_prune.planning.targets import STANDARD, TARGETS, Goal
+from causal_prune.report.report import TargetKind
+from causal_prune.report.wording import _TARGETS
+
+
+def test_every_kind_of_target_is_an_option_and_has_its_words() -> None:
+    assert get_args(TargetKind) == TARGETS
+    assert set(TARGETS) == Goal.model_fields.keys() - {"align"} == set(_TARGETS)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_the_one_that_is_given_is_asked_for(kind: str) -> None:
+    assert Goal(**{kind: 0.7}).asked == (kind, 0.7)
+
+
+def test_nothing_asked_means_half_of_the_macs() -> None:
+    assert Goal().asked == STANDARD == ("keep_macs", 0.5)
+    assert Goal(keep_macs=None, keep_latency=0.7).asked == ("keep_latency", 0.7)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 1.5, math.nan, math.inf, "half", True])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_share_lies_between_none_and_all(kind: str, share: object) -> None:
+    with pytest.raises(InputError, match=rf"^{kind}: .* is not between 0 and 1 \(0\.\d "):
+        Goal(**{kind: share})
+
+
+def test_two_targets_are_refused() -> None:
+    with pytest.raises(InputError, match="^`keep_params` and `remove_filters` are two targets; give one$"):
+        Goal(remove_filters=0.5, keep_params=0.5)
