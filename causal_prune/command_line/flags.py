@@ -77,7 +77,7 @@ def stand_alone(arguments: Sequence[str]) -> Iterator[str]:
         The arguments.
     """
     alone = {dashed(flag.name): flag.alone for flag in map(_flag, keys().values()) if flag.alone}
-    for argument, following in zip(arguments, (*arguments[1:], "-"), strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
         yield f"{argument}={alone[argument]}" if argument in alone and following.startswith("-") else argument
 
 

@@ -28,6 +28,7 @@ from causal_prune.network.running import (
 from causal_prune.progress import track
 from causal_prune.surgery import Cuts, recorded_cuts
 
+STANDARD = Repair()
 HELD_OUT = 8
 """One image in so many judges the fits instead of making them."""
 LIVING = 10
@@ -133,7 +134,7 @@ def repair(
     pruned: nn.Module,
     dense: nn.Module,
     calibration: Iterable[Any],
-    options: Repair,
+    options: Repair = STANDARD,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",

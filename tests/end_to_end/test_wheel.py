@@ -71,9 +71,9 @@ def test_wheel_carries_licence_and_command(wheel: Path) -> None:
 
 
 def test_imports_come_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    code = "import causal_prune.report.render as render; print(render.__file__)"
+    code = "import causal_prune.report.rendering as render; print(render.__file__)"
     printed = run("-c", code, cwd=tmp_path, path=installed).strip()
-    assert Path(printed) == installed / "causal_prune" / "report" / "render.py"
+    assert Path(printed) == installed / "causal_prune" / "report" / "rendering.py"
 
 
 def test_command_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_command_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
 def test_report_renders_with_the_templates_of_the_wheel(installed: Path, tmp_path: Path) -> None:
     golden = ROOT / "tests" / "unit" / "report" / "golden"
     shutil.copy(golden / "remove.json", tmp_path / "report.json")
-    code = "import pathlib, causal_prune.report.render as r; r.render(pathlib.Path())"
+    code = "import pathlib, causal_prune.report.rendering as r; r.render(pathlib.Path())"
     run("-c", code, cwd=tmp_path, path=installed)
     assert (tmp_path / "report.md").read_bytes() == (golden / "remove.md").read_bytes()
     assert (tmp_path / "report.html").stat().st_size > 10_000

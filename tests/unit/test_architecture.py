@@ -8,7 +8,7 @@ from tests import architecture
 from tests.architecture import PACKAGE, ROOT, Room
 
 MOST_LINES, MOST_PARAMETERS = 45, 12
-FRONTS = ("causal_prune/pipeline/flow.py:compress", "causal_prune/command_line/commands.py:run")
+FRONTS = ("causal_prune/pipeline/flow.py:compress", "causal_prune/fine_tuning/training.py:fine_tune")
 TESTS = ROOT / "tests" / "unit"
 
 

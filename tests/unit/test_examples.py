@@ -46,7 +46,7 @@ def test_option_a_shortcut_pads_channels_and_skips_pixels() -> None:
 def test_configuration_is_that_of_the_readme() -> None:
     settings = load_settings(EXAMPLES / "cifar10_resnet20.toml")
     assert settings.model == "examples/cifar_resnet.py:resnet20"
-    assert settings.target == ("keep_macs", 0.5)
+    assert settings.asked == ("keep_macs", 0.5)
     assert settings.epochs == 0
     assert settings.std == (0.229, 0.224, 0.225)
 

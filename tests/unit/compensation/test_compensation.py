@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causal_prune.compensation.compensation import compensate, repair
+from causal_prune.compensation.options import Repair
 from causal_prune.compensation.output_paths import output_paths
 from causal_prune.errors import InputError
 from causal_prune.importance.scores import FilterScores
@@ -351,12 +352,12 @@ def test_short_memory_mixes_channels_and_says_so() -> None:
     limit = 6 * 8 * 40**2
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        repair(small, net, [draw(64, 1)], max_memory=limit)
+        repair(small, net, [draw(64, 1)], Repair(max_memory=limit))
     assert "of 64 calibration images: the others are not used" in str(seen[0].message)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("causal_prune.compensation.compensation.LIVING", 0)
         with pytest.warns(UserWarning, match="channels were mixed alike at all kernel elements"):
-            repaired = repair(small, net, [draw(64, 1)], max_memory=limit)
+            repaired = repair(small, net, [draw(64, 1)], Repair(max_memory=limit))
     assert any("mixed" in layer.remark and layer.outcome == "refitted" for layer in repaired.layers)
     probe = draw(64, 9)
     wanted = answer(net, probe)
@@ -421,7 +422,7 @@ def test_bad_calibration_is_named() -> None:
     for method in ("least_squares", "batchnorm"):
         with pytest.raises(InputError, match="batch 3 of calibration holds NaN or infinite values"):
             compensate(small, net, [draw(16, 2), draw(0, 2), broken], method=method)
-    with pytest.raises(InputError, match="max_memory: 0 bytes hold nothing"):
+    with pytest.raises(InputError, match="max_memory: 0 is not a number of bytes above 0"):
         compensate(small, net, [draw(16, 2)], max_memory=0)
 
 

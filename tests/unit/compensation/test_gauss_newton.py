@@ -11,6 +11,7 @@ from causal_prune.compensation.cut_layer import CutLayer
 from causal_prune.compensation.gauss_newton import Linearised, Preconditioner, gauss_newton
 from causal_prune.compensation.joint_repair import _samples
 from causal_prune.compensation.layer_targets import Item
+from causal_prune.compensation.options import Repair
 from causal_prune.compensation.series import Series, series_in
 from causal_prune.importance.scores import FilterScores
 from causal_prune.planning.unit_choice import plan_widths
@@ -261,7 +262,7 @@ def test_short_memory_looks_at_fewer_images_or_leaves_it() -> None:
     small = remove(net, half(net, x, {"0": 8}, ["6"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        repaired = repair(small, net, [x], max_memory=2000)
+        repaired = repair(small, net, [x], Repair(max_memory=2000))
     assert not any(layer.together for layer in repaired.layers)
 
 

@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_bundle_is_refused_without_force(tmp_path: Path) -> 
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="--out .*exists and is no bundle; .*--force"):
+    with pytest.raises(InputError, match="`out` .*exists and is no bundle; .*`force`"):
         check_out(out, force=False)
     with pytest.raises(InputError, match="exists and is no bundle"):
         _make(out)

@@ -125,8 +125,8 @@ def test_the_worst_verdict_wins(fake: Fake) -> None:
 @pytest.mark.parametrize(
     ("limits", "changes", "message"),
     [
-        (Limits(min_speedup=1.5), {"speedup": None}, "--min-speedup: the bundle holds no latency"),
-        (Limits(max_bytes=10), {"onnx_bytes": None}, "--max-bytes: the bundle holds no size"),
+        (Limits(min_speedup=1.5), {"speedup": None}, "min_speedup: the bundle holds no latency"),
+        (Limits(max_bytes=10), {"onnx_bytes": None}, "max_bytes: the bundle holds no size"),
     ],
 )
 def test_a_limit_without_its_measurement_is_refused(
@@ -137,19 +137,19 @@ def test_a_limit_without_its_measurement_is_refused(
 
 
 def test_beat_random_needs_a_comparison(fake: Fake) -> None:
-    with pytest.raises(InputError, match="--beat-random: the bundle holds no comparison with random"):
+    with pytest.raises(InputError, match="beat_random: the bundle holds no comparison with random"):
         gate(fake(comparison=None), baseline_of(fake()), Limits(beat_random=True))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_drop": 1.5}, "--max-drop 1.5: must be a share from 0 to 1"),
-        ({"max_drop": -0.1}, "--max-drop -0.1"),
-        ({"max_drop": float("nan")}, "--max-drop nan"),
-        ({"min_speedup": 0.0}, "--min-speedup 0.0: must be above 0"),
-        ({"min_speedup": float("inf")}, "--min-speedup inf"),
-        ({"max_bytes": 0}, "--max-bytes 0: must be above 0"),
+        ({"max_drop": 1.5}, "`max_drop` 1.5: must be a share from 0 to 1"),
+        ({"max_drop": -0.1}, "`max_drop` -0.1"),
+        ({"max_drop": float("nan")}, "`max_drop` nan"),
+        ({"min_speedup": 0.0}, "`min_speedup` 0.0: must be above 0"),
+        ({"min_speedup": float("inf")}, "`min_speedup` inf"),
+        ({"max_bytes": 0}, "`max_bytes` 0: must be above 0"),
     ],
 )
 def test_limits_that_nothing_can_be_held_against(changes: dict[str, Any], message: str) -> None:
