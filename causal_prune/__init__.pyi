@@ -2,6 +2,8 @@
 
 from .compensation import compensate as compensate
 from .data import Data as Data
+from .data import Task as Task
+from .data import regression_task as regression_task
 from .errors import CausalPruneError as CausalPruneError
 from .errors import CausalPruneWarning as CausalPruneWarning
 from .errors import InputError as InputError
@@ -15,6 +17,7 @@ from .observation import FilterMoments as FilterMoments
 from .observation import observe as observe
 from .onnx_files import export_onnx as export_onnx
 from .pipeline import Compressed as Compressed
+from .pipeline import Options as Options
 from .pipeline import compress as compress
 from .planning import plan as plan
 from .surgery import PruningPlan as PruningPlan

@@ -20,7 +20,6 @@ from pydantic_core import PydanticCustomError
 
 from causal_prune.errors import InputError
 
-_SIZE = TypeAdapter(ByteSize)
 Part = TypeVar("Part", bound="OptionValues")
 
 
@@ -73,7 +72,7 @@ def _no_bool(value: object) -> object:
 
 
 def _bytes(value: object) -> object:
-    return _SIZE.validate_python(_no_bool(value))
+    return TypeAdapter(ByteSize).validate_python(_no_bool(value))
 
 
 def _listed(value: object) -> object:
@@ -129,7 +128,7 @@ class OptionValues(BaseModel):
     A wing declares those that it owns; a list of all is their union, in which every option has one name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @model_validator(mode="wrap")
     @classmethod

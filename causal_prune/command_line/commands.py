@@ -2,27 +2,15 @@
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causal_prune.command_line.flags import typed, with_flags
-from causal_prune.command_line.settings import load_settings
-
 if TYPE_CHECKING:
+    from causal_prune.command_line.settings import RunSettings
     from causal_prune.pipeline import Compressed
-
-
-app = typer.Typer(
-    name="causal-prune",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="Make a trained convolutional network physically smaller, and prove what that cost.",
-)
 
 
 Config = Annotated[
@@ -30,7 +18,6 @@ Config = Annotated[
 ]
 
 
-@app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
@@ -38,17 +25,12 @@ def _common(
     del debug
 
 
-@app.command(
-    epilog="Example: causal-prune run --model torchvision:resnet18 --model-arg num_classes=10 "
-    "--weights net.safetensors --data imagefolder:photos --keep-macs 0.5 --out export/net"
-)
-@with_flags()
 def run(ctx: typer.Context, config: Config = None) -> int:
     """The whole flow into a bundle. With no arguments: scikit-learn's digits and a small CNN trained on the spot."""
+    settings = _settings(ctx, config)  # before the imports: a wrong option is told at once
     from causal_prune.command_line.jobs import dry_run_job, run_job
     from causal_prune.command_line.tables import dry_run_lines
 
-    settings = load_settings(config, typed(ctx))
     if settings.dry_run:
         target, layers = dry_run_job(settings)
         if settings.print_json:
@@ -65,14 +47,12 @@ def run(ctx: typer.Context, config: Config = None) -> int:
     return 0
 
 
-@app.command(epilog="Example: causal-prune inspect --model torchvision:resnet18 --input-shape 3,224,224")
-@with_flags("model", "model_arg", "weights", "data", "input_shape", "freeze", "print_json")
 def inspect(ctx: typer.Context, config: Config = None) -> int:
     """Groups, widths, parents, what is frozen and why; changes nothing."""
+    settings = _settings(ctx, config)
     from causal_prune.command_line.jobs import inspect_job
     from causal_prune.command_line.tables import inspection_tables
 
-    settings = load_settings(config, typed(ctx))
     graph = inspect_job(settings)
     if settings.print_json:
         typer.echo(json.dumps(graph.to_json(), indent=1))
@@ -81,14 +61,14 @@ def inspect(ctx: typer.Context, config: Config = None) -> int:
     return 0
 
 
-@app.command(
-    epilog="Example: causal-prune gate export/digits --baseline export/digits/baseline.json --max-drop 0.02"
-)
 def gate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle to check.")],
     baseline: Annotated[Path, typer.Option(help="A report.json, or a baseline made from one.")],
     max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest loss of accuracy, 0.01 for one point.")
+        float,
+        typer.Option(
+            min=0, help="Largest loss of quality: 0.01 for one point of accuracy, or errors in their unit."
+        ),
     ] = 0.01,
     min_speedup: Annotated[
         float | None, typer.Option(min=0, help="Least speed-up over the dense network.")
@@ -107,7 +87,6 @@ def gate(
     return verdict.exit_code
 
 
-@app.command(epilog="Example: causal-prune bench dense.onnx small.onnx --threads 2")
 def bench(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx|DIR", help="The file to time, or a bundle.")],
     other: Annotated[
@@ -125,7 +104,6 @@ def bench(
     return 0
 
 
-@app.command(epilog="Example: causal-prune compare before.onnx export/digits")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.onnx|DIR", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B.onnx|DIR", help="Another file, or a bundle.")],
@@ -140,6 +118,13 @@ def compare(
     _print_lines([f"{name}: largest difference {error:.3g}" for name, error in parity.outputs.items()])
     _print_lines([f"largest difference {parity.max_abs:.3g}, {verdict} the tolerance {parity.tolerance:.3g}"])
     return 0 if parity.passed else 1
+
+
+def _settings(ctx: typer.Context, config: Path | None) -> "RunSettings":
+    from causal_prune.command_line.flags import typed
+    from causal_prune.command_line.settings import load_settings
+
+    return load_settings(config, typed(ctx))
 
 
 def _file(path: Path) -> Path:
@@ -179,3 +164,75 @@ def _print_summary(result: "Compressed") -> None:
             f"      causal-prune bench {bundle}/model.onnx",
         ]
     )
+
+
+ALL: tuple[str, ...] = ()
+COMMANDS: tuple[tuple[Callable[..., int], tuple[str, ...] | None, str], ...] = (
+    (
+        run,
+        ALL,
+        "Example: causal-prune run --model torchvision:resnet18 --weights net.safetensors --data imagefolder:photos",
+    ),
+    (
+        inspect,
+        (
+            "model",
+            "model_arg",
+            "weights",
+            "data",
+            "input_shape",
+            "freeze",
+            "print_json",
+        ),
+        "Example: causal-prune inspect --model torchvision:resnet18 --input-shape 3,224,224",
+    ),
+    (
+        gate,
+        None,
+        "Example: causal-prune gate export/digits --baseline export/digits/baseline.json --max-drop 0.02",
+    ),
+    (bench, None, "Example: causal-prune bench dense.onnx small.onnx --threads 2"),
+    (compare, None, "Example: causal-prune compare before.onnx export/digits"),
+)
+"""Every command, the options whose flags it has (none named: all; None: those that it declares itself), an example."""
+
+
+def named(arguments: Sequence[str]) -> set[str]:
+    """The commands among some arguments whose flags are made from the options.
+
+    Args:
+        arguments: Of the program.
+
+    Returns:
+        Their names.
+    """
+    return {command.__name__ for command, options, _ in COMMANDS if options is not None} & {*arguments}
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The commands, as a program.
+
+    Args:
+        arguments: Of the program; flags are made for the commands that are named among them, which takes a while.
+
+    Returns:
+        The program.
+    """
+    app = typer.Typer(
+        name="causal-prune",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        help="Make a trained convolutional network physically smaller, and prove what that cost.",
+    )
+    app.callback()(_common)
+    wanted = named(arguments)
+    for command, options, example in COMMANDS:
+        ready = command
+        if options is not None and command.__name__ in wanted:
+            from causal_prune.command_line.flags import with_flags
+
+            ready = with_flags(*options)(command)
+        app.command(command.__name__, epilog=example)(ready)
+    return app

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 import typer
 from typer.exceptions import TyperException
 
-from causal_prune.command_line.commands import app
-from causal_prune.command_line.flags import stand_alone
-from causal_prune.command_line.settings import in_flags
+from causal_prune.command_line.commands import app_for, named
 from causal_prune.errors import CausalPruneError, CausalPruneWarning
 
 INTERRUPTED = 130
@@ -70,11 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from causal_prune.progress import shown
 
-    arguments = list(stand_alone(sys.argv[1:] if argv is None else argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
         with _plain_warnings(), _no_interrupt_lost(), shown(sys.stderr.isatty()):
-            result = app(args=arguments, prog_name="causal-prune", standalone_mode=False, obj=arguments)
+            given = _with_values(arguments)
+            app = app_for(given)
+            result = app(args=given, prog_name="causal-prune", standalone_mode=False, obj=given)
             if result == INTERRUPTED:  # typer turns a Ctrl-C into this code, without a word
                 raise KeyboardInterrupt
             return result if isinstance(result, int) else 0
@@ -83,25 +83,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TyperException as error:
         return _complain(error.format_message(), error.exit_code, debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
-        return _complain(*_told(error), debug)
+        return _complain(*_told(error, arguments), debug)
 
 
-def _told(error: BaseException) -> tuple[str, int]:
+def _with_values(arguments: list[str]) -> list[str]:
+    """Give flags that stand alone the value that they then mean."""
+    if not named(arguments):
+        return arguments
+    from causal_prune.command_line.flags import stand_alone
+
+    return list(stand_alone(arguments))
+
+
+def _told(error: BaseException, arguments: list[str]) -> tuple[str, int]:
     """What an error is in one line, and its exit code."""
     if _hides_interrupt(error):
         return STOPPED, INTERRUPTED
     if isinstance(error, CausalPruneError):
-        return in_flags(str(error), _flags()), error.exit_code
+        return _in_flags(str(error), arguments), error.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'file system'}: {error.strerror or error}", 2
     return f"internal error, {type(error).__name__}: {error}; --debug shows where", 2
 
 
-def _flags() -> dict[str, str]:
-    """The flags of all commands by argument."""
-    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
-    options = (option for command in commands for option in command.params)
-    return {option.name: option.opts[0] for option in options if option.opts[0].startswith("--")}
+def _in_flags(text: str, arguments: list[str]) -> str:
+    """An error with the flags of the command instead of the library's arguments."""
+    from causal_prune.command_line.settings import in_flags
+
+    commands = typer.main.get_command(app_for(arguments)).commands.values()  # type: ignore[attr-defined]
+    options = [option for command in commands for option in command.params]
+    return in_flags(text, {each.name: each.opts[0] for each in options if each.opts[0].startswith("--")})
 
 
 def _hides_interrupt(error: BaseException | None) -> bool:

@@ -143,7 +143,7 @@ def _embedded(settings: RunSettings, data: Data) -> nn.Module:
     """The small CNN, trained on the spot unless weights are given."""
     images = _example(data)
     with seeded(settings.seed):
-        model = small_resnet(len(data.classes), images.shape[1])
+        model = small_resnet(data.task.width(data.classes), images.shape[1])
     if settings.weights is not None:
         load_weights(model, settings.weights)
         return model.eval()
@@ -154,6 +154,7 @@ def _embedded(settings: RunSettings, data: Data) -> nn.Module:
             epochs=TRAINING_EPOCHS,
             lr=TRAINING_LR,
             seed=settings.seed,
+            task=data.task,
             device=settings.device,
             label="train the dense network",
         ).eval()

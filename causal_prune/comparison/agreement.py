@@ -191,10 +191,10 @@ def judge(
     count = sum(map(len, units.values()))
     if scores.method == "ablation" or not count:
         return None
-    validation = recipe.data.validation
+    validation, task = recipe.data.validation, recipe.data.task
     images = min(MOST_IMAGES, max(64, INTERVENTIONS // count))
     halves = [
-        ablate(recipe.dense, graph, held_out(Subset(validation, part), images // 2), units=units)
+        ablate(recipe.dense, graph, held_out(Subset(validation, part), images // 2), task=task, units=units)
         for start in (0, 1)
         if (part := range(start, recipe.data.split["validation"], 2))
     ]

@@ -1,6 +1,6 @@
 """One arm of a comparison: cut, repair, fine-tune, measure. All arms share widths, data, budget and schedule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,9 +9,9 @@ from torch import nn
 from causal_prune.comparison.outcome import ArmResult, Outcome, Stages
 from causal_prune.comparison.rivals import Rival
 from causal_prune.compensation import Repair, reestimate, repair
-from causal_prune.data import Data, loader
+from causal_prune.data import Data, Images, loader
 from causal_prune.fine_tuning import Tuning, fine_tune
-from causal_prune.measure import count_cost, evaluate
+from causal_prune.measure import Measured, count_cost, evaluate
 from causal_prune.network.running import Inputs
 from causal_prune.planning import plan_like
 from causal_prune.surgery import PruningPlan, remove, zero, zero_masks
@@ -98,11 +98,12 @@ def run_arm(
         lr=recipe.tuning.lr,
         teacher=recipe.dense if recipe.tuning.distill else None,
         seed=recipe.seed,
+        task=recipe.data.task,
         device=recipe.device,
         label=f"{label}: fine-tune",
         masks=zero_masks(recipe.dense, plan) if mode == "zero" else None,
     ).eval()
-    found = evaluate(stations, loader(recipe.data.test), device=recipe.device, label=f"{label}: test")
+    found = measured(recipe, stations, recipe.data.test, f"{label}: test")
     cost = count_cost(tuned, recipe.example)
     return ArmResult(name, importance, seed, tuned, Stages(**found), cost, repaired.layers)
 
@@ -124,6 +125,23 @@ def normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") ->
     return reestimate(network, recipe.dense, calibration, device=recipe.device, label=label)
 
 
+def measured(
+    recipe: Recipe, networks: Mapping[str, nn.Module], images: Images, label: str
+) -> dict[str, Measured]:
+    """Judge networks on some images.
+
+    Args:
+        recipe: The task, and where to compute.
+        networks: By name.
+        images: A split, or a part of one.
+        label: What the progress bar is called.
+
+    Returns:
+        How well each did, by name.
+    """
+    return evaluate(networks, loader(images), task=recipe.data.task, device=recipe.device, label=label)
+
+
 def dense_arm(recipe: Recipe) -> ArmResult:
     """The network before, measured like the others.
 
@@ -133,9 +151,7 @@ def dense_arm(recipe: Recipe) -> ArmResult:
     Returns:
         The arm.
     """
-    found = evaluate(
-        {"end": recipe.dense}, loader(recipe.data.test), device=recipe.device, label="dense: test"
-    )
+    found = measured(recipe, {"end": recipe.dense}, recipe.data.test, "dense: test")
     cost = count_cost(recipe.dense, recipe.example)
     return ArmResult("dense", None, None, recipe.dense, Stages(**found), cost)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from causal_prune.compensation import LayerRepair
-from causal_prune.measure import Accuracy, Cost, Latency
+from causal_prune.measure import Cost, Latency, Measured
 from causal_prune.onnx_files import Parity
 
 
@@ -21,10 +21,10 @@ class Stages:
         compensation: After the repair.
     """
 
-    end: Accuracy
-    cut: Accuracy | None = None
-    batchnorm: Accuracy | None = None
-    compensation: Accuracy | None = None
+    end: Measured
+    cut: Measured | None = None
+    batchnorm: Measured | None = None
+    compensation: Measured | None = None
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from dataclasses import replace
 
 from torch.utils.data import Subset
 
-from causal_prune.comparison.arms import Recipe, cut, normalised
+from causal_prune.comparison.arms import Recipe, cut, measured, normalised
 from causal_prune.comparison.rivals import Rival
-from causal_prune.data import loader
 from causal_prune.importance import FilterScores
-from causal_prune.measure import evaluate
 from causal_prune.planning import plan
 from causal_prune.progress import track
 from causal_prune.report import Curve
@@ -23,28 +21,33 @@ CURVE_IMAGES = 1000
 def curve(
     recipe: Recipe, plans: Mapping[tuple[float, str, int], Callable[[], PruningPlan]]
 ) -> dict[tuple[float, str, int], float]:
-    """Accuracy on validation images after the cut and re-estimation of batch norm, for many plans.
+    """Quality on validation images after the cut and re-estimation of batch norm, for many plans.
 
     Args:
         recipe: What all arms share; the first 1,000 validation images are read.
         plans: By (share removed, arm, seed) what makes the plan.
 
     Returns:
-        Accuracy by the same keys.
+        Quality by the same keys.
     """
     some = Subset(recipe.data.validation, range(min(CURVE_IMAGES, recipe.data.split["validation"])))
     result = {}
-    for key, make in track(plans.items(), "accuracy against share removed", total=len(plans), unit="network"):
+    for key, make in track(
+        plans.items(),
+        f"{recipe.data.task.yardstick.name} against share removed",
+        total=len(plans),
+        unit="network",
+    ):
         smaller = cut(recipe.dense, make(), recipe.mode)
         repaired = normalised(recipe, smaller)
-        result[key] = evaluate({"it": repaired}, loader(some), device=recipe.device)["it"].value
+        result[key] = measured(recipe, {"it": repaired}, some, "evaluate")["it"].value
     return result
 
 
 def curve_by_share(
     recipe: Recipe, graph: FilterGraph, scores: FilterScores, rivals: Sequence[Rival]
 ) -> Curve:
-    """Accuracy against the share of units removed, causal and random, without fine-tuning.
+    """Quality against the share of units removed, causal and random, without fine-tuning.
 
     Args:
         recipe: What all arms share.

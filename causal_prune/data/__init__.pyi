@@ -1,6 +1,7 @@
-from .classification import check_labels as check_labels
-from .classification import labels_of as labels_of
-from .classification import logits_of as logits_of
+from .classification import STANDARD_TASK as STANDARD_TASK
 from .data import Data as Data
+from .data import Images as Images
 from .data import held_out as held_out
 from .data import loader as loader
+from .regression import regression_task as regression_task
+from .task import Task as Task

@@ -2,34 +2,43 @@
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from causal_prune.data.classification import STANDARD_TASK
+from causal_prune.data.task import Task
+
+Images: TypeAlias = Dataset[tuple[Tensor, float]]
+BATCH = 128
+JUDGED_IMAGES = 1000
+
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one set of labelled images; every item is (float32 image of shape (C, H, W), int label).
+    """The splits of one set of labelled images; every item is (float32 image of shape (C, H, W), label).
 
     Attributes:
         train: What networks are trained on.
         validation: What choices are made on; never trained on.
         calibration: What statistics are estimated on; a part of `train`, its labels are not used.
         test: What is read once per arm, at the end.
-        classes: The name of each class, in the order of the labels.
+        classes: The name of each class, in the order of the labels; empty for a task without classes.
         name: What the data are and how they were split, for the report.
         calibration_source: Where the calibration images come from, for the report.
+        task: What the labels are, and what is asked of a network.
     """
 
-    train: Dataset[tuple[Tensor, int]]
-    validation: Dataset[tuple[Tensor, int]]
-    calibration: Dataset[tuple[Tensor, int]]
-    test: Dataset[tuple[Tensor, int]]
+    train: Images
+    validation: Images
+    calibration: Images
+    test: Images
     classes: tuple[str, ...]
     name: str
     calibration_source: str
+    task: Task = STANDARD_TASK
 
     @property
     def split(self) -> dict[str, int]:
@@ -41,13 +50,6 @@ class Data:
             "test": self.test,
         }
         return {name: len(cast(Sized, part)) for name, part in parts.items()}
-
-
-Images = Dataset[tuple[Tensor, int]]
-
-BATCH = 128
-
-JUDGED_IMAGES = 1000
 
 
 def loader(

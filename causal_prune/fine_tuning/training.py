@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import OneCycleLR
 
+from causal_prune.data import STANDARD_TASK, Task
 from causal_prune.errors import CausalPruneError, InputError
 from causal_prune.fine_tuning.masks import hold, masked_parameters
 from causal_prune.fine_tuning.objective import Objective
@@ -37,6 +38,7 @@ def fine_tune(
     temperature: float = 4.0,
     distill_weight: float = 0.5,
     seed: int = 0,
+    task: Task = STANDARD_TASK,
     device: str | torch.device = "cpu",
     masks: Mapping[str, Tensor] | None = None,
     label: str = "fine-tune",
@@ -47,7 +49,8 @@ def fine_tune(
 
         loss = (1 - w) CE(z, y) + w T^2 KL(softmax(t / T) || softmax(z / T))
 
-    (Hinton et al. 2015, section 2; T^2 keeps the gradient's size independent of T); without a teacher, CE alone.
+    (Hinton et al. 2015, section 2; T^2 keeps the gradient's size independent of T); without a teacher, CE alone. These
+    are the loss and the distance of a classification; another task has its own.
     A network that returns several outputs in training (GoogLeNet, Inception) has its logits in the first tensor;
     every further tensor adds 0.3 of its own loss. SGD with Nesterov momentum; the learning rate follows one cycle
     (Smith and Topin 2018), rising to `lr` over 30 % of the steps and falling to almost 0 by a cosine.
@@ -56,8 +59,8 @@ def fine_tune(
 
     Args:
         model: The network; not changed.
-        train: Batches (inputs, labels), iterated once per epoch; labels are class indices, (N,), and the logits
-            (N, classes).
+        train: Batches (inputs, labels), iterated once per epoch; labels of a classifier are class indices, (N,), and
+            the logits (N, classes).
         teacher: The network to imitate, run in eval mode; not changed.
         epochs: Passes over `train`, 0 or more; 0 returns a plain copy.
         lr: The highest learning rate, > 0.
@@ -66,6 +69,7 @@ def fine_tune(
         temperature: T, > 0.
         distill_weight: w, in [0, 1]; no effect without a teacher.
         seed: Seeds torch's generators, and so the shuffling of a DataLoader that has no generator of its own.
+        task: What the network is for; it says what labels are and what is lost against them.
         device: Where to compute.
         masks: 0/1 tensors by parameter name, each of the parameter's shape; entries at 0 are held at 0.
         label: What the progress bar is called.
@@ -93,7 +97,7 @@ def fine_tune(
         return tuned
     tuned.to(device)
     kept = masked_parameters(tuned, masks or {})
-    objective = Objective(_teacher_on(teacher, device), temperature, distill_weight)
+    objective = Objective(task, _teacher_on(teacher, device), temperature, distill_weight)
     with seeded(seed, device), torch.enable_grad(), modes_kept(tuned):
         steps = epochs * _length(train)
         _train_mode(tuned)
@@ -158,9 +162,9 @@ def _step(
 ) -> Tensor:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         raise InputError(f"fine_tune: {place} is no pair (inputs, labels)")
-    inputs = moved(inputs_of(batch), device)
+    labels, inputs = objective.task.labels(batch, place), moved(inputs_of(batch), device)
     try:
-        return objective(call(tuned, inputs), inputs, batch[1].to(device).long())
+        return objective(call(tuned, inputs), inputs, labels, place)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
         reason = str(error).partition("\n")[0]

@@ -2,7 +2,7 @@
 
 import functools
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.data import check_labels, labels_of, logits_of
+from causal_prune.data import STANDARD_TASK, Task
 from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_units
@@ -34,9 +33,9 @@ class Ablation:
 
     Attributes:
         images: Number of images, n.
-        loss: Their mean cross entropy without intervention, in nats.
+        loss: Their mean loss without intervention, in nats for a classifier (else see `Task.loss_unit`).
         units: By group the units that were ablated.
-        rise: By group, for each of these units, the mean rise of the loss in nats; negative where it falls.
+        rise: By group, for each of these units, the mean rise of the loss; negative where it falls.
         error: The standard error of `rise` over the images; NaN for a single image.
     """
 
@@ -56,17 +55,17 @@ def score(evidence: Evidence) -> FilterScores:
         evidence: The graph, the dense network and labelled images.
 
     Returns:
-        The scores, in nats; 0 for a unit that is constant or that nobody reads.
+        The scores, in the unit of the loss; 0 for a unit that is constant or that nobody reads.
 
     Raises:
         InputError: As `ablate`, and if an argument is missing.
 
     Cost: as `ablate`.
     """
-    found = ablate(evidence.network, evidence.graph, evidence.images)
-    return from_units(
-        "ablation", "rise of the loss in nats", evidence.graph, lambda g: found.rise[g.name].clamp_min(0)
-    )
+    task = evidence.task
+    found = ablate(evidence.network, evidence.graph, evidence.images, task=task)
+    unit = f"rise of the loss in {task.loss_unit}"
+    return from_units("ablation", unit, evidence.graph, lambda group: found.rise[group.name].clamp_min(0))
 
 
 def ablate(
@@ -74,20 +73,22 @@ def ablate(
     graph: FilterGraph,
     labelled: Labelled,
     *,
+    task: Task = STANDARD_TASK,
     units: Mapping[str, Sequence[int]] | None = None,
     partial: Path | None = None,
 ) -> Ablation:
     """Hold one unit after another at its mean where it is read, and measure how much the loss rises.
 
     r_j = E[ L(do(x_j = E x_j)) - L ], with x_j the unit's channels in the input of every consumer of its group, E x_j
-    their mean over the images and positions, by channel and consumer, and L the cross entropy of an image. This is
-    exact: the network is run with the changed inputs. Use images that the network was not trained on; on memorised
+    their mean over the images and positions, by channel and consumer, and L the loss of an image (cross entropy). This
+    is exact: the network is run with the changed inputs. Use images that the network was not trained on; on memorised
     ones hardly any unit matters.
 
     Args:
         model: The dense network; it is not changed.
         graph: From `trace`.
         labelled: Batches (inputs, labels) that can be iterated over twice, in the same order.
+        task: What the labels are, and the loss.
         units: By group the units to ablate; None ablates all of every prunable group.
         partial: A file that holds the state after every group of every part of a batch; where it exists, the work
             goes on from there, and an interruption costs one group. It stays when all is done: delete it.
@@ -96,7 +97,7 @@ def ablate(
         The rises with their standard errors.
 
     Raises:
-        InputError: If there are no images, the labels do not fit the logits, or `partial` is of another network,
+        InputError: If there are no images, the labels do not fit the outputs, or `partial` is of another network,
             other images or other units.
 
     Cost: two forward passes over the images, and for every unit the part of one that lies behind its consumers (a
@@ -116,14 +117,14 @@ def ablate(
     readers = list(dict.fromkeys(m.layer for group in groups for m in group.of_role("consumer")))
     state = _State.load(partial, chosen)
     with torch.no_grad():
-        means, sizes = _means(network, readers, labelled)
+        means, sizes = _means(network, readers, labelled, task)
         recorder = Recorder(network, readers)
-        most = _most_images(recorder, labelled, device_of(network))
+        most = _most_images(recorder, labelled, task, device_of(network))
         parts = sum(-(-size // most) for size in sizes)
-        turns = _turns(recorder, labelled, device_of(network), most, groups, state)
+        turns = _turns(recorder, _parts(labelled, task, device_of(network), most), task, groups, state)
         for turn in track(turns, "ablation", total=parts * len(groups), unit="group"):
             rises = [
-                _losses(turn.subject.under(_held(turn.group, unit, means)), turn.labels) - turn.dense
+                _losses(task, turn.subject.under(_held(turn.group, unit, means)), turn.labels) - turn.dense
                 for unit in chosen[turn.group.name]
             ]
             state.add(turn.group.name, torch.stack(rises))
@@ -170,7 +171,7 @@ def _chosen(graph: FilterGraph, units: Mapping[str, Sequence[int]] | None) -> di
 
 
 def _means(
-    network: nn.Module, readers: Sequence[str], labelled: Labelled
+    network: nn.Module, readers: Sequence[str], labelled: Labelled, task: Task
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Mean of every channel that the readers read, and the number of images of every batch."""
     sums: dict[str, Tensor] = {}
@@ -188,30 +189,33 @@ def _means(
             module = network.get_submodule(name)
             hooked(stack, module, functools.partial(see, name, module))
         for number, batch in enumerate(track(labelled, "ablation: means"), start=1):
-            labels = labels_of(batch, number)
+            place = f"batch {number}"
+            labels = task.labels(batch, place)
             sizes.append(len(labels))
             if len(labels):
                 output = call(network, moved(inputs_of(batch), device_of(network)))
-                check_labels(labels, logits_of(output, "dense", number), "dense", number)
+                task.check(labels, task.answers(output, "dense", place), "dense", place)
     if not sum(sizes):
         raise InputError("labelled: there are no images")
     return {name: total / counts[name] for name, total in sums.items()}, sizes
 
 
-def _most_images(recorder: Recorder, labelled: Labelled, device: torch.device) -> int:
+def _most_images(recorder: Recorder, labelled: Labelled, task: Task, device: torch.device) -> int:
     """Images whose activations fit `ACTIVATION_BYTES`."""
-    for _, inputs, _labels in _parts(labelled, device, 1):
+    for _, inputs, _labels in _parts(labelled, task, device, 1):
         subject = recorder.subject(inputs)
         bytes_of_one = subject.bytes if isinstance(subject, Replay) else 0
         return max(1, ACTIVATION_BYTES // max(1, bytes_of_one))
     return 1
 
 
-def _parts(labelled: Labelled, device: torch.device, most: int) -> Iterator[tuple[int, Any, Tensor]]:
+def _parts(
+    labelled: Labelled, task: Task, device: torch.device, most: int
+) -> Iterator[tuple[int, Any, Tensor]]:
     """Parts of batches of at most some images: their number, inputs and labels."""
     part = 0
     for number, batch in enumerate(labelled, start=1):
-        labels = labels_of(batch, number).to(device)
+        labels = task.labels(batch, f"batch {number}").to(device)
         inputs = moved(inputs_of(batch), device)
         for start in range(0, len(labels), most):
             some = slice(start, min(start + most, len(labels)))
@@ -231,23 +235,22 @@ class _Turn:
 
 def _turns(
     recorder: Recorder,
-    labelled: Labelled,
-    device: torch.device,
-    most: int,
+    parts: Iterable[tuple[int, Any, Tensor]],
+    task: Task,
     groups: Sequence[Group],
     state: "_State",
 ) -> Iterator[_Turn]:
-    for part, inputs, labels in _parts(labelled, device, most):
+    for part, inputs, labels in parts:
         subject = recorder.subject(inputs)
-        dense = _losses(subject.dense, labels)
+        dense = _losses(task, subject.dense, labels)
         state.check(part, dense)
         for group in groups:
             if state.parts[group.name] <= part:
                 yield _Turn(group, subject, labels, dense)
 
 
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.double(), labels, reduction="none").cpu()
+def _losses(task: Task, output: Tensor, labels: Tensor) -> Tensor:
+    return task.losses(task.answers(output, "dense", "a part").double(), labels, "none").cpu()
 
 
 def _held(group: Group, unit: int, means: Mapping[str, Tensor]) -> Intervention:

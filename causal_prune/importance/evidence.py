@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from causal_prune.data import STANDARD_TASK, Task
 from causal_prune.importance.methods import Parents
 from causal_prune.observation import FilterMoments
 from causal_prune.tracing import FilterGraph
@@ -25,6 +26,7 @@ class Evidence:
         seed: Of all that is drawn at random.
         model: The dense network, or None; it must not be changed.
         labelled: Batches (inputs, labels) of images held out from training, or None.
+        task: What their labels are, and what the network loses against them.
     """
 
     graph: FilterGraph
@@ -33,6 +35,7 @@ class Evidence:
     seed: int = 0
     model: nn.Module | None = None
     labelled: Labelled | None = None
+    task: Task = STANDARD_TASK
 
     @property
     def network(self) -> nn.Module:

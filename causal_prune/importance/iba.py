@@ -3,10 +3,9 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causal_prune.data import labels_of, logits_of
+from causal_prune.data import Task
 from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
@@ -22,7 +21,7 @@ def score(evidence: Evidence) -> FilterScores:
     """Capacity of a filter's map under an information bottleneck at its layer (see `bottleneck`).
 
     c_i = mean over images of the sum over space of the capacity of filter i, in nats, with a bottleneck at the raw
-    output of its layer fitted to the cross entropy with the label (Schulz et al. 2020). Mean and deviation of the
+    output of its layer fitted to the loss (cross entropy; Schulz et al. 2020). Mean and deviation of the
     layer come from all images, 32 of them, spread evenly, are analysed. The original looks at one image with ten
     noisy copies; here many images with two. beta is 1, where the original's 10 leaves hardly anything in the weak
     channels. A unit's score is the sum over its filters.
@@ -40,14 +39,14 @@ def score(evidence: Evidence) -> FilterScores:
     """
     network, batches = copied(evidence.network).eval(), evidence.images
     network.requires_grad_(False)
-    inputs, labels = _spread(batches)
+    inputs, labels = _spread(batches, evidence.task)
     device = device_of(network)
     producers = evidence.graph.producers
     filters: dict[str, Tensor] = {}
     for name in track(producers, "iba", unit="layer"):
         bottleneck = InformationBottleneck(network, name, beta=BETA, copies=COPIES, seed=evidence.seed)
         bottleneck.estimate(batches)
-        loss = partial(_losses, labels.to(device).repeat(COPIES))
+        loss = partial(_losses, evidence.task, labels.to(device).repeat(COPIES))
         capacity = bottleneck.analyze(inputs, loss, mode="capacity").double().cpu()
         channel = capacity.dim() - 1 if isinstance(network.get_submodule(name), nn.Linear) else 1
         per_filter = capacity.movedim(channel, 1).flatten(2) if capacity.dim() > 2 else capacity[..., None]
@@ -55,21 +54,21 @@ def score(evidence: Evidence) -> FilterScores:
     return from_filters("iba", "information in nats", evidence.graph, filters)
 
 
-def _losses(labels: Tensor, output: object) -> Tensor:
-    return F.cross_entropy(logits_of(output, "dense", 1), labels, reduction="none")
+def _losses(task: Task, labels: Tensor, output: object) -> Tensor:
+    return task.losses(task.answers(output, "dense", "the images that are analysed"), labels, "none")
 
 
-def _spread(batches: Labelled) -> tuple[Tensor, Tensor]:
+def _spread(batches: Labelled, task: Task) -> tuple[Tensor, Tensor]:
     """Some images and labels, spread evenly over all."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
-    total = sum(len(labels_of(batch, number)) for number, batch in enumerate(batches, start=1))
+    total = sum(len(task.labels(batch, f"batch {number}")) for number, batch in enumerate(batches, start=1))
     if not total:
         raise InputError("labelled: there are no images")
     wanted = torch.arange(min(IMAGES, total)) * total // min(IMAGES, total)
     start = 0
     for number, batch in enumerate(batches, start=1):
-        truth, tensors = labels_of(batch, number), tensors_in(inputs_of(batch))
+        truth, tensors = task.labels(batch, f"batch {number}"), tensors_in(inputs_of(batch))
         if len(tensors) != 1:
             raise InputError(
                 f"labelled: the inputs are {len(tensors)} tensors; importance 'iba' takes networks of one"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Parents = Literal["graph", "chain"]
-Need = Literal["network", "images"]
+Need = Literal["network", "images", "classes"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Method:
 
     Attributes:
         room: The file of this wing that holds it.
-        needs: What it reads besides the graph and the moments: the dense "network", labelled "images".
+        needs: What it reads besides the graph and the moments: the dense "network", labelled "images", labels that
+            name "classes".
         function: Its name there; takes an `Evidence`, returns `FilterScores`.
     """
 
@@ -32,7 +33,7 @@ METHODS: Mapping[str, Method] = {
     "geometric_median": Method("geometric_median"),
     "batchnorm_scale": Method("batchnorm_scale", ("network",)),
     "ablation": Method("ablation", ("network", "images")),
-    "pcace": Method("pcace", ("network", "images")),
+    "pcace": Method("pcace", ("network", "images", "classes")),
     "iba": Method("iba", ("network", "images")),
     "random": Method("random"),
 }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from causal_prune.data import check_labels, labels_of, logits_of
+from causal_prune.data import Task
 from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
@@ -53,8 +53,8 @@ def score(evidence: Evidence) -> FilterScores:
     """
     network, images = evidence.network, evidence.images
     producers = evidence.graph.producers
-    inputs, label = _of_one_class(images)
-    components, logits = _components(network, producers, inputs, label)
+    inputs, label = _of_one_class(images, evidence.task)
+    components, logits = _components(network, producers, inputs, label, evidence.task)
     generator = np.random.default_rng(evidence.seed)
     filters: dict[str, Tensor] = {}
     rows = [(name, row) for name, per_layer in components.items() for row in per_layer]
@@ -123,11 +123,11 @@ def principal_components(maps: Tensor, most: int = COMPONENTS) -> list[Array]:
     return found
 
 
-def _of_one_class(images: Labelled) -> tuple[list[object], int]:
+def _of_one_class(images: Labelled, task: Task) -> tuple[list[object], int]:
     """Inputs of the class with the most images, in parts."""
     counts = torch.zeros(0, dtype=torch.int64)
     for number, batch in enumerate(images, start=1):
-        labels = labels_of(batch, number)
+        labels = task.labels(batch, f"batch {number}")
         if bool((labels < 0).any()):
             raise InputError(f"label {int(labels.min())} in batch {number} is below 0")
         more = labels.bincount(minlength=len(counts))
@@ -141,13 +141,13 @@ def _of_one_class(images: Labelled) -> tuple[list[object], int]:
             f"labelled: no class has {FEWEST} images, which importance 'pcace' needs; the commonest has "
             f"{int(counts[label])}"
         )
-    return list(_chosen(images, label)), label
+    return list(_chosen(images, label, task)), label
 
 
-def _chosen(images: Labelled, label: int) -> Iterator[object]:
+def _chosen(images: Labelled, label: int, task: Task) -> Iterator[object]:
     left = IMAGES
     for number, batch in enumerate(images, start=1):
-        labels = labels_of(batch, number)
+        labels = task.labels(batch, f"batch {number}")
         places = (labels == label).nonzero().flatten()[:left]
         if len(places):
             left -= len(places)
@@ -155,7 +155,7 @@ def _chosen(images: Labelled, label: int) -> Iterator[object]:
 
 
 def _components(
-    network: nn.Module, producers: Sequence[str], parts: Sequence[object], label: int
+    network: nn.Module, producers: Sequence[str], parts: Sequence[object], label: int, task: Task
 ) -> tuple[dict[str, list[list[Array]]], Array]:
     """By layer and filter its components, and the logits: the maps of all filters come from one pass."""
     inputs = tree_map(
@@ -174,6 +174,6 @@ def _components(
     layers = {name: network.get_submodule(name) for name in producers}
     with torch.no_grad(), modes_kept(network), outputs_of(layers, see):
         network.eval()
-        logits = logits_of(call(network, moved(inputs, device)), "dense", 1)
-    check_labels(torch.full((len(logits),), label), logits, "dense", 1)
+        logits = task.answers(call(network, moved(inputs, device)), "dense", "the class")
+    task.check(torch.full((len(logits),), label), logits, "dense", "the class")
     return found, logits[:, label].double().cpu().numpy()

@@ -5,6 +5,7 @@ from importlib import import_module
 
 from torch import nn
 
+from causal_prune.data import STANDARD_TASK, Task
 from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.methods import METHODS, Parents
@@ -22,6 +23,7 @@ def score(
     seed: int = 0,
     model: nn.Module | None = None,
     labelled: Labelled | None = None,
+    task: Task = STANDARD_TASK,
 ) -> FilterScores:
     """How much every unit matters; units of small scores go first.
 
@@ -36,12 +38,13 @@ def score(
             they need the network read it.
         labelled: Batches (inputs, labels) of images that the network was not trained on, in a list or a loader;
             the methods in `WITH_LABELS` read them.
+        task: What the labels are, and what the network loses against them.
 
     Returns:
         One score per unit of every prunable group, 0 for a unit without effect; never negative or NaN.
 
     Raises:
-        InputError: If the method is unknown, or lacks the network or the images that it needs.
+        InputError: If the method is unknown, or lacks the network, the images or the classes that it needs.
     """
     if method not in METHODS:
         raise InputError(f"score: method {method!r} is not one of {', '.join(METHODS)}")
@@ -50,9 +53,11 @@ def score(
         raise InputError(f"importance {method!r} needs the network: give score(..., model=the dense network)")
     if "images" in entry.needs:
         _check_images(method, labelled)
+    if "classes" in entry.needs and not task.has_classes:
+        raise InputError(f"importance {method!r} needs classes, and {task.name} has none: choose another one")
     room = import_module(f"{__package__}.{entry.room}")
     found: FilterScores = getattr(room, entry.function)(
-        Evidence(graph, moments, parents or "graph", seed, model, labelled)
+        Evidence(graph, moments, parents or "graph", seed, model, labelled, task)
     )
     return found
 

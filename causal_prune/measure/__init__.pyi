@@ -1,9 +1,9 @@
-from .accuracy import Accuracy as Accuracy
-from .accuracy import evaluate as evaluate
 from .cost import Cost as Cost
 from .cost import count_cost as count_cost
 from .latency import Latency as Latency
 from .latency import measure_latency as measure_latency
 from .latency import speedup as speedup
-from .statistics import mcnemar_exact as mcnemar_exact
+from .quality import Measured as Measured
+from .quality import evaluate as evaluate
 from .statistics import paired_difference as paired_difference
+from .statistics import paired_test as paired_test

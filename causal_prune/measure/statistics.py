@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,3 +121,49 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     sd = float(values.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
     return PairedDifference(mean, sd, (mean - half, mean + half), wins, count)
+
+
+def interval_of_mean(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Interval of a mean at 95 % confidence: Wilson's of truth values, Student's of numbers.
+
+    Args:
+        values: One per image, at least one: truth values, or finite numbers.
+
+    Returns:
+        Lower and upper end; of one number that number.
+
+    Example:
+        >>> low, high = interval_of_mean(np.array([1.0, 2.0, 3.0]))
+        >>> round(low, 3), round(high, 3)
+        (-0.484, 4.484)
+    """
+    if values.dtype == np.bool_:
+        return wilson_interval(int(values.sum()), len(values))
+    found = paired_difference(values.tolist())
+    return found.ci95 or (found.mean, found.mean)
+
+
+def paired_test(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Two-sided test of two networks on the same images: McNemar's of truth values, Wilcoxon's of numbers.
+
+    Source: McNemar (1947), exact form; Wilcoxon (1945), signed ranks of the differences, those of 0 left out.
+
+    Args:
+        a: What every image counts for the first network, shape (images,).
+        b: The same for the second, same images in the same order.
+
+    Returns:
+        p, 0 to 1; 1.0 where the networks never differ. Small p: unequal quality, whichever is better.
+
+    Raises:
+        InputError: If the two are no equally long lists of one kind.
+
+    Example:
+        >>> paired_test(np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.2, 0.3]))
+        1.0
+    """
+    if a.dtype == np.bool_ or b.dtype == np.bool_:
+        return mcnemar_exact(a, b)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise InputError(f"numbers of shapes {a.shape} and {b.shape} must be of the same images")
+    return 1.0 if bool((a == b).all()) else float(stats.wilcoxon(a, b).pvalue)

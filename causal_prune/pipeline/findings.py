@@ -9,7 +9,7 @@ from causal_prune.comparison import ArmResult, Judged, Outcome, Recipe
 from causal_prune.compensation import REPAIRS
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
-from causal_prune.measure import Latency, mcnemar_exact, paired_difference, speedup
+from causal_prune.measure import Latency, paired_difference, paired_test, speedup
 from causal_prune.pipeline.notes import notes, repairs
 from causal_prune.pipeline.options import Options
 from causal_prune.pipeline.steps import Chosen
@@ -23,7 +23,9 @@ from causal_prune.report import (
     Report,
     Split,
     Target,
+    Yardstick,
     hits_to_text,
+    numbers_to_text,
     render,
 )
 from causal_prune.surgery import PruningPlan, bundle_weights
@@ -61,10 +63,11 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         split=Split(**data.split),
         data=data.name,
         classes=len(data.classes),
+        yardstick=data.task.yardstick,
         parity=ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed),
         dense=arm_entry(outcome.dense, outcome),
         arms=tuple(arm_entry(arm, outcome) for arm in (outcome.causal, *outcome.others)),
-        comparison=compared(outcome),
+        comparison=compared(outcome, data.task.yardstick),
         layers=tuple(layer_entries(chosen.graph, chosen.plan)),
         agreement=judged.agreement,
         curve=judged.curve,
@@ -111,10 +114,10 @@ def arm_entry(arm: ArmResult, outcome: Outcome) -> Arm:
         name=arm.name,
         importance=arm.importance,
         seed=arm.seed,
-        accuracy_after_cut=None if stages.cut is None else stages.cut.value,
-        accuracy_after_batchnorm=None if stages.batchnorm is None else stages.batchnorm.value,
-        accuracy_after_compensation=None if stages.compensation is None else stages.compensation.value,
-        accuracy=end.value,
+        quality_after_cut=None if stages.cut is None else stages.cut.value,
+        quality_after_batchnorm=None if stages.batchnorm is None else stages.batchnorm.value,
+        quality_after_compensation=None if stages.compensation is None else stages.compensation.value,
+        quality=end.value,
         correct=end.correct,
         total=end.total,
         ci95=end.ci95,
@@ -124,8 +127,8 @@ def arm_entry(arm: ArmResult, outcome: Outcome) -> Arm:
         latency_ms=_summary(latency) if latency else None,
         speedup=speedup(reference, latency) if latency and reference else None,
         predictions_sha256=end.predictions_sha256,
-        hits=hits_to_text(end.hits),
-        mcnemar_p=None if arm is outcome.causal else mcnemar_exact(causal.hits, end.hits),
+        merits=numbers_to_text(end.merits) if end.correct is None else hits_to_text(end.merits),
+        paired_p=None if arm is outcome.causal else paired_test(causal.merits, end.merits),
     )
 
 
@@ -140,11 +143,12 @@ def _summary(latency: Latency) -> LatencySummary:
     )
 
 
-def compared(outcome: Outcome) -> Comparison | None:
+def compared(outcome: Outcome, yardstick: Yardstick) -> Comparison | None:
     """The causal arm against the random arms, paired by the test images and over the seeds.
 
     Args:
         outcome: The arms.
+        yardstick: Which direction is better.
 
     Returns:
         The comparison; None without random arms.
@@ -153,15 +157,16 @@ def compared(outcome: Outcome) -> Comparison | None:
     random = [arm.stages.end for arm in outcome.others if arm.name == "random"]
     if not random:
         return None
-    difference = paired_difference([causal.value - other.value for other in random])
+    differences = [causal.value - other.value for other in random]
+    difference = paired_difference(differences)
     middle = min(random, key=lambda other: abs(other.value - median(each.value for each in random)))
     return Comparison(
         arm="causal",
         versus="random",
         mean_difference=difference.mean,
         ci95=difference.ci95,
-        mcnemar_p=mcnemar_exact(causal.hits, middle.hits),
-        wins_of=(difference.wins, difference.of),
+        paired_p=paired_test(causal.merits, middle.merits),
+        wins_of=(sum(yardstick.gain(each) > 0 for each in differences), difference.of),
     )
 
 

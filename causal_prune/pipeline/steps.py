@@ -95,6 +95,7 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
         seed=options.seed,
         model=dense,
         labelled=held_out(data.validation),
+        task=data.task,
     )
     scores = rescore(moments)
     return Chosen(graph, moments, scores, _planned(recipe, graph, scores, options), rescore)

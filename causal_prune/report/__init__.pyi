@@ -14,8 +14,11 @@ from .report import Layer as Layer
 from .report import ParitySummary as ParitySummary
 from .report import Report as Report
 from .report import Split as Split
-from .report import Target as Target
-from .report import TargetKind as TargetKind
 from .report import hits_to_text as hits_to_text
+from .report import numbers_to_text as numbers_to_text
 from .summary import summary_lines as summary_lines
 from .summary import summary_table as summary_table
+from .target import Target as Target
+from .target import TargetKind as TargetKind
+from .yardstick import ACCURACY as ACCURACY
+from .yardstick import Yardstick as Yardstick

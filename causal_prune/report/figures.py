@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from causal_prune.report.report import Arm, Curve, LatencySummary, Report
 from causal_prune.report.wording import conditions, correlation, plural
+from causal_prune.report.yardstick import Yardstick
 
 # Okabe and Ito's palette: told apart by readers with any common kind of colour vision
 INK, MUTED, MIDDLE, FAINT = "#1f2933", "#66717c", "#9aa5b1", "#dde2e7"
@@ -76,9 +77,10 @@ def draw_figures(report: Report, folder: Path) -> list[Plate]:
     Returns:
         One plate per figure, also for those that are missing.
     """
+    quality = report.yardstick.name.capitalize()
     plans: tuple[tuple[str, str, Callable[[Report], tuple[Figure | None, str]]], ...] = (
-        ("accuracy_vs_removed", "Accuracy against share removed", accuracy_against_share),
-        ("latency_accuracy", "Accuracy against latency", accuracy_against_latency),
+        ("accuracy_vs_removed", f"{quality} against share removed", quality_against_share),
+        ("latency_accuracy", f"{quality} against latency", quality_against_latency),
         ("widths", "Widths before and after", widths),
         ("importance", "Importance of the filters", importance_per_layer),
         ("agreement", "Agreement with ablation", agreement_by_group),
@@ -94,8 +96,8 @@ def draw_figures(report: Report, folder: Path) -> list[Plate]:
     return plates
 
 
-def accuracy_against_share(report: Report) -> tuple[Figure | None, str]:
-    """Draw the accuracy of causal and random against the share of units removed.
+def quality_against_share(report: Report) -> tuple[Figure | None, str]:
+    """Draw the quality of causal and random against the share of units removed.
 
     Args:
         report: The report.
@@ -103,25 +105,33 @@ def accuracy_against_share(report: Report) -> tuple[Figure | None, str]:
     Returns:
         The figure, or None without a curve; and its caption.
     """
-    curve = report.curve
+    curve, yardstick = report.curve, report.yardstick
     if curve is None or not curve.shares:
-        return None, "Left out: no accuracy curve was measured in this run."
+        return None, f"Left out: no curve of {yardstick.name} was measured in this run."
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
     shares = 100 * np.array(curve.shares)
     seeds = len(curve.random[0])
     if seeds:
-        random = 100 * np.array(curve.random)
+        random = yardstick.scale * np.array(curve.random)
         axes.fill_between(
             shares, random.min(axis=1), random.max(axis=1), color=ORANGE, alpha=0.18, linewidth=0
         )
         axes.plot(
             shares, random.mean(axis=1), color=ORANGE, marker="o", markersize=4.5, linewidth=2, linestyle="--"
         )
-    axes.plot(shares, 100 * np.array(curve.causal), color=BLUE, marker="o", markersize=5.5, linewidth=2.2)
+    axes.plot(
+        shares,
+        yardstick.scale * np.array(curve.causal),
+        color=BLUE,
+        marker="o",
+        markersize=5.5,
+        linewidth=2.2,
+    )
     axes.set_xlabel("units removed (%)")
-    axes.set_ylabel(f"accuracy on the {curve.split} split (%)")
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(101.0, axes.get_ylim()[1] + 1))
+    axes.set_ylabel(f"{yardstick.name} on the {curve.split} split{_in(yardstick)}")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom=max(0.0, bottom), top=min(101.0, top + 1) if yardstick.kind == "share" else top)
     axes.grid(True)
     figure.legend(handles=_curve_legend(seeds), loc="outside upper left", ncols=3)
     return figure, _curve_caption(curve, report, seeds)
@@ -147,13 +157,20 @@ def _curve_legend(seeds: int) -> list[Line2D | Patch]:
 
 def _curve_caption(curve: Curve, report: Report, seeds: int) -> str:
     images = report.split.model_dump().get(curve.split)
-    size = f" ({plural(images, 'image')})" if images else ""
+    yardstick = report.yardstick
+    size = f" ({plural(images, yardstick.item)})" if images else ""
     random = f"; random over {plural(seeds, 'seed')}, the band from lowest to highest" if seeds else ""
-    return f"Accuracy on the {curve.split} split{size}{random}. Higher is better. {curve.note}".strip()
+    quality = f"{yardstick.name.capitalize()} on the {curve.split} split{size}{random}."
+    return f"{quality} {yardstick.better.capitalize()} is better. {curve.note}".strip()
 
 
-def accuracy_against_latency(report: Report) -> tuple[Figure | None, str]:
-    """Draw each arm by its median latency and its test accuracy.
+def _in(yardstick: Yardstick) -> str:
+    """The unit on an axis."""
+    return f" ({yardstick.unit})" if yardstick.unit else ""
+
+
+def quality_against_latency(report: Report) -> tuple[Figure | None, str]:
+    """Draw each arm by its median latency and its test quality.
 
     Args:
         report: The report.
@@ -161,6 +178,7 @@ def accuracy_against_latency(report: Report) -> tuple[Figure | None, str]:
     Returns:
         The figure, or None where no latency was measured; and its caption.
     """
+    yardstick = report.yardstick
     timed = [(arm, arm.latency_ms) for arm in (report.dense, *report.arms) if arm.latency_ms is not None]
     if not timed:
         return None, "Left out: no latency was measured in this run."
@@ -168,31 +186,33 @@ def accuracy_against_latency(report: Report) -> tuple[Figure | None, str]:
     axes = figure.add_subplot()
     seen: dict[str, Line2D] = {}
     for arm, latency in sorted(timed, key=lambda pair: pair[0].name != "random"):  # random lies below
-        seen.setdefault(arm.name, _arm_point(axes, arm, latency))
+        seen.setdefault(arm.name, _arm_point(axes, arm, latency, yardstick))
     axes.set_xlabel(f"median latency (ms, {conditions(timed[0][0])})  ← faster")
-    axes.set_ylabel("test accuracy (%)  better →")
+    arrow = "better →" if yardstick.better == "higher" else "← better"
+    axes.set_ylabel(f"test {yardstick.name}{_in(yardstick)}  {arrow}")
     axes.set_xlim(left=0)
     axes.grid(True)
     order = [*LOOKS, *seen]
     names = sorted(seen, key=order.index)
     figure.legend([seen[name] for name in names], names, loc="outside upper left", ncols=4)
     missing = len(report.arms) + 1 - len(timed)
+    way = "Up is better" if yardstick.better == "higher" else "Down is better"
     left = f" Not shown, because not timed: {plural(missing, 'arm')}." if missing else ""
     return figure, (
-        f"Up is more accurate, left is faster. Vertical bars: 95 % Wilson interval of the "
-        f"accuracy; horizontal bars: as long as the interquartile range of the latency.{left}"
+        f"{way}, left is faster. Vertical bars: 95 % {yardstick.interval_of} interval of the "
+        f"{yardstick.name}; horizontal bars: as long as the interquartile range of the latency.{left}"
     )
 
 
-def _arm_point(axes: Axes, arm: Arm, latency: LatencySummary) -> Line2D:
+def _arm_point(axes: Axes, arm: Arm, latency: LatencySummary, yardstick: Yardstick) -> Line2D:
     color, marker = LOOKS.get(arm.name, OTHER_LOOK)
     faint = arm.name == "random"
-    accuracy, (low, high) = 100 * arm.accuracy, (100 * arm.ci95[0], 100 * arm.ci95[1])
+    quality, low, high = (yardstick.scale * value for value in (arm.quality, *arm.ci95))
     axes.errorbar(
         latency.median,
-        accuracy,
+        quality,
         xerr=latency.iqr / 2,
-        yerr=[[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]],
+        yerr=[[max(0.0, quality - low)], [max(0.0, high - quality)]],
         fmt="none",
         ecolor=color,
         elinewidth=1.2,
@@ -201,7 +221,7 @@ def _arm_point(axes: Axes, arm: Arm, latency: LatencySummary) -> Line2D:
     line: Line2D
     (line,) = axes.plot(
         latency.median,
-        accuracy,
+        quality,
         marker=marker,
         color=color,
         linestyle="none",

@@ -3,23 +3,24 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from causal_prune.errors import InputError
 from causal_prune.report.report import (
+    FIRST_NAMES,
     ROUNDING,
-    Comparison,
     Count,
     Positive,
     Report,
-    Share,
     Strict,
     checked,
     read_json,
+    renamed,
 )
 from causal_prune.report.wording import standing
+from causal_prune.report.yardstick import ACCURACY, Yardstick
 
 PASSED, FAILED, INCONCLUSIVE = 0, 1, 4
 _SEVERITY = (PASSED, INCONCLUSIVE, FAILED)
@@ -30,7 +31,8 @@ _WORDS = {PASSED: "passed", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE"}
 class Limits:
     """What a bundle must hold.
 
-    `max_drop`: how far the accuracy may lie below the baseline's, as a share (0.01 is one percentage point).
+    `max_drop`: how much worse than the baseline's the quality may be: of accuracy as a share (0.01 is one percentage
+    point), of errors in their unit.
     `min_speedup`: median latency dense / causal, at least; None: not asked.
     `max_bytes`: size of the ONNX file, at most; None: not asked.
     `beat_random`: whether the causal arm must beat the random arms.
@@ -43,9 +45,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Refuse limits that no measurement can be held against."""
-        if not 0 <= self.max_drop <= 1:
+        if not 0 <= self.max_drop < math.inf:
             raise InputError(
-                f"`max_drop` {self.max_drop}: must be a share from 0 to 1; 0.01 is one percentage point"
+                f"`max_drop` {self.max_drop}: must be 0 or more; 0.01 is one percentage point of accuracy"
             )
         if self.min_speedup is not None and not (math.isfinite(self.min_speedup) and self.min_speedup > 0):
             raise InputError(
@@ -66,17 +68,28 @@ class Verdict:
 
 
 class Baseline(Strict):
-    """The numbers of a causal arm that later bundles are held against."""
+    """The numbers of a causal arm that later bundles are held against; a file has the keys of a report."""
 
     schema_version: Literal[1]
-    accuracy: Share
-    correct: Count
+    yardstick: Yardstick = ACCURACY
+    quality: float
+    correct: Count | None
     total: Annotated[int, Field(ge=1)]
     macs: Count
     params: Count
     onnx_bytes: Count | None
     speedup: Positive | None
     predictions_sha256: str | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_by_first_names(cls, content: Any) -> Any:
+        return renamed(content, {first: name for name, first in FIRST_NAMES.items()})
+
+    @model_serializer(mode="wrap")
+    def _with_first_names(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        return renamed(content, FIRST_NAMES) if self.yardstick.kind == "share" else content
 
     def save(self, path: Path) -> None:
         """Write the baseline as indented JSON.
@@ -99,7 +112,8 @@ def baseline_of(report: Report) -> Baseline:
     arm = report.causal
     return Baseline(
         schema_version=report.schema_version,
-        accuracy=arm.accuracy,
+        yardstick=report.yardstick,
+        quality=arm.quality,
         correct=arm.correct,
         total=arm.total,
         macs=arm.macs,
@@ -131,9 +145,10 @@ def load_baseline(path: Path) -> Baseline:
 def gate(report: Report, baseline: Baseline, limits: Limits) -> Verdict:
     """Hold a bundle against its baseline and the limits.
 
-    Accuracy: with the limit L = baseline accuracy - `max_drop` and the 95 % Wilson interval [lo, hi] of the
-    causal arm's accuracy a on the test split, the bundle passes (0) where a >= L, fails (1) where hi < L, and
-    is inconclusive (4) between: a is below, but the test split is too small to tell.
+    Quality: with the limit L = baseline accuracy - `max_drop` and the 95 % interval [lo, hi] of the causal arm's
+    accuracy a on the test split, the bundle passes (0) where a >= L, fails (1) where hi < L, and is inconclusive (4)
+    between: a is below, but the test split is too small to tell. For errors, of which lower is better, L is the
+    baseline + `max_drop` and all signs turn round.
     Speed-up: passes where it is `min_speedup` or more, else fails. Bytes: passes where the ONNX file has
     `max_bytes` or fewer, else fails.
     Beat random: with the 95 % interval [lo, hi] over the seeds of the mean difference d = causal - random, it
@@ -152,25 +167,36 @@ def gate(report: Report, baseline: Baseline, limits: Limits) -> Verdict:
     Raises:
         InputError: Where a limit is asked for whose number the bundle does not hold.
     """
-    results = [_accuracy(report, baseline, limits.max_drop)]
+    results = [_quality(report, baseline, limits.max_drop)]
     if limits.min_speedup is not None:
         results.append(_speedup(report, limits.min_speedup))
     if limits.max_bytes is not None:
         results.append(_bytes(report, limits.max_bytes))
     if limits.beat_random:
-        results.append(_beat_random(report.comparison))
+        results.append(_beat_random(report))
     worst = max((code for code, _ in results), key=_SEVERITY.index)
     return Verdict(worst, tuple(f"{text}: {_WORDS[code]}" for code, text in results))
 
 
-def _accuracy(report: Report, baseline: Baseline, max_drop: float) -> tuple[int, str]:
-    arm, limit = report.causal, baseline.accuracy - max_drop
-    low, high = arm.ci95
-    code = PASSED if arm.accuracy >= limit - ROUNDING else FAILED if high < limit - ROUNDING else INCONCLUSIVE
-    other = f" (of {baseline.total:,} images)" if baseline.total != arm.total else ""
+def _quality(report: Report, baseline: Baseline, max_drop: float) -> tuple[int, str]:
+    arm, yardstick = report.causal, report.yardstick
+    if yardstick.name != baseline.yardstick.name:
+        raise InputError(
+            f"baseline: it measures {baseline.yardstick.name}, the bundle {yardstick.name}; "
+            "give a baseline of the same task"
+        )
+    if yardstick.kind == "share" and max_drop > 1:
+        raise InputError(f"`max_drop` {max_drop}: must be a share from 0 to 1; 0.01 is one percentage point")
+    upwards = yardstick.better == "higher"
+    limit = baseline.quality + (-max_drop if upwards else max_drop)
+    best = arm.ci95[1 if upwards else 0]
+    passed = yardstick.gain(arm.quality - limit) >= -ROUNDING
+    code = PASSED if passed else FAILED if yardstick.gain(best - limit) < -ROUNDING else INCONCLUSIVE
+    other = f" (of {baseline.total:,} {yardstick.item}s)" if baseline.total != arm.total else ""
     return code, (
-        f"accuracy {arm.accuracy:.4f} [{low:.3f}, {high:.3f}] of {arm.total:,} images; "
-        f"limit {limit:.4f} = baseline {baseline.accuracy:.4f}{other} - {max_drop:.4f}"
+        f"{yardstick.name} {arm.quality:.4f} [{arm.ci95[0]:.3f}, {arm.ci95[1]:.3f}] "
+        f"of {arm.total:,} {yardstick.item}s; "
+        f"limit {limit:.4f} = baseline {baseline.quality:.4f}{other} {'-' if upwards else '+'} {max_drop:.4f}"
     )
 
 
@@ -195,17 +221,19 @@ def _bytes(report: Report, limit: int) -> tuple[int, str]:
     return PASSED if size <= limit else FAILED, f"ONNX file {size:,} bytes; limit at most {limit:,} bytes"
 
 
-def _beat_random(comparison: Comparison | None) -> tuple[int, str]:
+def _beat_random(report: Report) -> tuple[int, str]:
+    comparison = report.comparison
     if comparison is None:
         raise InputError(
             "beat_random: the bundle holds no comparison with random; "
             "make it with random arms, or leave the limit out"
         )
-    state, bounds = standing(comparison), comparison.ci95
+    state, bounds = standing(report), comparison.ci95
     lost = state == "behind" or (state == "tied" and bounds is None)
     code = PASSED if state == "ahead" else FAILED if lost else INCONCLUSIVE
     shown = "no interval from one seed" if bounds is None else f"[{bounds[0]:+.4f}, {bounds[1]:+.4f}]"
+    side = "above" if report.yardstick.better == "higher" else "below"
     return code, (
         f"causal - random {comparison.mean_difference:+.4f} {shown} over {comparison.wins_of[1]} "
-        f"seeds; limit: the interval above 0"
+        f"seeds; limit: the interval {side} 0"
     )

@@ -8,6 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from causal_prune.report import tables, wording
 from causal_prune.report.figures import Plate, draw_figures
 from causal_prune.report.report import Report
+from causal_prune.report.yardstick import NONE
+
+UNITS = ("%", "pp", "ms", "images", "seeds")
 
 
 def render(folder: Path) -> None:
@@ -57,7 +60,9 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
         words=wording,
         verdict=verdict,
         evidence=evidence,
-        standing=wording.standing(report.comparison),
+        standing=wording.standing(report),
+        yardstick=report.yardstick,
+        NONE=NONE,
         rows=tables.arm_rows(report),
         sides=tables.side_rows(report),
         disagreements=tables.disagreements(report),
@@ -73,6 +78,6 @@ def _cell(text: object) -> str:
 
 def _firm(text: str) -> str:
     # a number must not be parted from its unit at the end of a line
-    for unit in ("%", "pp", "ms", "images", "seeds"):
+    for unit in UNITS:
         text = text.replace(f" {unit}", f"\u00a0{unit}")
     return text.replace("p = ", "p\u00a0=\u00a0")

@@ -3,21 +3,38 @@
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from causal_prune.errors import InputError
+from causal_prune.report.target import Target
+from causal_prune.report.yardstick import ACCURACY, Yardstick
 
 SCHEMA_VERSION = 1
 ROUNDING = 1e-12  # differences of accuracies below this are rounding, not measurements
 
-TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
-"""What a target may bound: a share that stays, or one that goes."""
+FIRST_NAMES = {
+    "quality": "accuracy",
+    "quality_after_cut": "accuracy_after_cut",
+    "quality_after_batchnorm": "accuracy_after_batchnorm",
+    "quality_after_compensation": "accuracy_after_compensation",
+    "merits": "hits",
+    "paired_p": "mcnemar_p",
+}
+"""Keys of a file in which quality is a share of right images: others rely on them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -28,14 +45,6 @@ class Strict(BaseModel):
     """A part of the report: immutable, without unknown keys, without NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Target(Strict):
-    """What was asked and what was reached, both as the share that `kind` names (0..1)."""
-
-    kind: TargetKind
-    requested: float
-    achieved: float
 
 
 class Split(Strict):
@@ -67,49 +76,68 @@ class LatencySummary(Strict):
 
 
 class Arm(Strict):
-    """One network of the comparison, measured on the test split. What was not measured is None."""
+    """One network of the comparison, measured on the test split. What was not measured is None.
+
+    `merits` holds what every image counts, packed: truth values (`hits_to_text`) or numbers (`numbers_to_text`).
+    """
 
     name: str
     importance: str | None
     seed: int | None
-    accuracy_after_cut: Share | None
-    accuracy_after_batchnorm: Share | None = None
-    accuracy_after_compensation: Share | None
-    accuracy: Share
-    correct: Count
+    quality_after_cut: float | None
+    quality_after_batchnorm: float | None = None
+    quality_after_compensation: float | None
+    quality: float
+    correct: Count | None
     total: Annotated[int, Field(ge=1)]
-    ci95: tuple[Share, Share]
+    ci95: tuple[float, float]
     macs: Count
     params: Count
     onnx_bytes: Count | None
     latency_ms: LatencySummary | None
     speedup: Positive | None
     predictions_sha256: str | None
-    hits: str | None
-    mcnemar_p: Share | None
+    merits: str | None
+    paired_p: Share | None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if self.correct > self.total:
-            raise ValueError(f"correct {self.correct} exceeds total {self.total}")
-        if abs(self.accuracy - self.correct / self.total) > 1e-9:
-            raise ValueError(f"accuracy {self.accuracy} is not correct / total = {self.correct}/{self.total}")
+        if self.correct is not None:
+            self._counts(self.correct)
         low, high = self.ci95
-        if not low - ROUNDING <= self.accuracy <= high + ROUNDING:
-            raise ValueError(f"ci95 [{low}, {high}] does not hold the accuracy {self.accuracy}")
-        if self.hits is not None and _count_hits(self.hits, self.total) != self.correct:
-            raise ValueError(f"hits do not count {self.correct} correct images")
+        if not low - ROUNDING <= self.quality <= high + ROUNDING:
+            name = "quality" if self.correct is None else "accuracy"
+            raise ValueError(f"ci95 [{low}, {high}] does not hold the {name} {self.quality}")
         return self
+
+    def _counts(self, correct: int) -> None:
+        if correct > self.total:
+            raise ValueError(f"correct {correct} exceeds total {self.total}")
+        if abs(self.quality - correct / self.total) > 1e-9:
+            raise ValueError(f"accuracy {self.quality} is not correct / total = {correct}/{self.total}")
+        if self.merits is not None and _count_hits(self.merits, self.total) != correct:
+            raise ValueError(f"hits do not count {correct} correct images")
+
+    @property
+    def accuracy(self) -> float:
+        """The quality of a classifier.
+
+        Raises:
+            AttributeError: If quality is no share of right images.
+        """
+        if self.correct is None:
+            raise AttributeError("the quality of this arm is no accuracy: read `quality`")
+        return self.quality
 
 
 class Comparison(Strict):
-    """Causal against the random arms: accuracy differences (causal - random) over the seeds."""
+    """Causal against the random arms: differences of quality (causal - random) over the seeds."""
 
     arm: str
     versus: str
     mean_difference: float
     ci95: tuple[float, float] | None
-    mcnemar_p: Share | None
+    paired_p: Share | None
     wins_of: tuple[Count, Count]
 
 
@@ -141,11 +169,11 @@ class AgreementSummary(Strict):
 
 
 class Curve(Strict):
-    """Accuracy against the share of units removed: one causal value and one random value per seed."""
+    """Quality against the share of units removed: one causal value and one random value per seed."""
 
     shares: tuple[Share, ...]
-    causal: tuple[Share, ...]
-    random: tuple[tuple[Share, ...], ...]
+    causal: tuple[float, ...]
+    random: tuple[tuple[float, ...], ...]
     split: str
     note: str
 
@@ -162,7 +190,8 @@ class Report(Strict):
     """Everything that a bundle states. Accuracies are shares 0..1, latencies ms, sizes bytes.
 
     The arm `causal` is the network that the bundle ships; with mode "zero" an arm `causal-removed` may hold
-    the same units physically removed.
+    the same units physically removed. What `quality` means is told by the yardstick; where that counts images that are
+    right, a file has the names that were there first: `accuracy`, `hits`, `mcnemar_p` (see `FIRST_NAMES`).
     """
 
     schema_version: Literal[1]
@@ -178,7 +207,8 @@ class Report(Strict):
     target: Target
     split: Split
     data: str
-    classes: Annotated[int, Field(ge=1)]
+    classes: Count
+    yardstick: Yardstick = ACCURACY
     parity: ParitySummary | None
     dense: Arm
     arms: tuple[Arm, ...]
@@ -190,6 +220,16 @@ class Report(Strict):
     importance_unit: str
     notes: tuple[str, ...]
     environment: dict[str, str | int | float | bool | None]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_by_first_names(cls, content: Any) -> Any:
+        return _in_measured(content, {first: name for name, first in FIRST_NAMES.items()})
+
+    @model_serializer(mode="wrap")
+    def _with_first_names(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        return _in_measured(content, FIRST_NAMES) if self.yardstick.kind == "share" else content
 
     @model_validator(mode="after")
     def _has_one_causal_arm(self) -> Self:
@@ -237,6 +277,31 @@ class Report(Strict):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def _in_measured(content: Any, names: Mapping[str, str]) -> Any:
+    """The content of a report with keys of its arms and its comparison renamed."""
+    if not isinstance(content, dict):
+        return content
+    arms = content.get("arms")
+    renamed_arms = [renamed(arm, names) for arm in arms] if isinstance(arms, list | tuple) else arms
+    parts = {key: renamed(content[key], names) for key in ("dense", "comparison") if key in content}
+    return {**content, **parts, **({"arms": renamed_arms} if "arms" in content else {})}
+
+
+def renamed(content: Any, names: Mapping[str, str]) -> Any:
+    """An object of a file with keys renamed.
+
+    Args:
+        content: The object; anything else is returned as it is.
+        names: New keys by old ones.
+
+    Returns:
+        The object, with its keys in their order.
+    """
+    if not isinstance(content, dict):
+        return content
+    return {names.get(key, key): value for key, value in content.items()}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of this project and check its schema version.
 
@@ -282,7 +347,10 @@ def checked(kind: type[Model], content: dict[str, Any], path: Path) -> Model:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        yardstick = content.get("yardstick")
+        counts = not isinstance(yardstick, dict) or yardstick.get("kind") == "share"
+        names = FIRST_NAMES if counts else {}
+        place = ".".join(names.get(str(part), str(part)) for part in first["loc"]) or "the whole"
         raise InputError(f"{path}: {place}: {first['msg']}; make the bundle again") from error
 
 
@@ -326,6 +394,22 @@ def text_to_hits(text: str, total: int) -> NDArray[np.bool_]:
     if len(packed) != -(-total // 8):
         raise InputError(f"hits: {len(packed)} bytes do not fit {total} images; pass their own total")
     return np.unpackbits(packed, count=total).astype(np.bool_)
+
+
+def numbers_to_text(numbers: NDArray[np.float64]) -> str:
+    """Pack a number of each image into text.
+
+    Args:
+        numbers: One per image, in the order of the test split.
+
+    Returns:
+        Base64 of little-endian 32-bit floats.
+
+    Example:
+        >>> numbers_to_text(np.array([1.0, 2.5]))
+        'AACAPwAAIEA='
+    """
+    return base64.b64encode(numbers.astype("<f4").tobytes()).decode("ascii")
 
 
 def _count_hits(text: str, total: int) -> int:

@@ -45,7 +45,14 @@ def summary_table(report: Report) -> "Table":
         caption_justify="left",
     )
     table.add_column("arm", no_wrap=True)
-    for heading in ("test accuracy\n95 % interval", "MACs\nkept", "params\nkept", "ONNX\nkept", "median\nms"):
+    judged = f"test {report.yardstick.name}\n95 % interval"
+    for heading in (
+        judged,
+        "MACs\nkept",
+        "params\nkept",
+        "ONNX\nkept",
+        "median\nms",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("against\ndense", justify="right", max_width=12)
     for row in arm_rows(report):
@@ -54,7 +61,7 @@ def summary_table(report: Report) -> "Table":
         detail = row.counted if row.kind == "summary" else row.detail
         table.add_row(
             f"{escape(row.label)}\n[dim]{escape(detail)}[/]",
-            f"{row.accuracy}\n{row.interval.removeprefix('range ')}",
+            f"{row.quality}\n{row.interval.removeprefix('range ')}",
             f"{row.macs}\n{row.macs_kept}",
             f"{row.params}\n{row.params_kept}",
             f"{row.onnx_size}\n{row.bytes_kept}",

@@ -6,18 +6,8 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from causal_prune.report.report import Arm, Report, text_to_hits
-from causal_prune.report.wording import (
-    NONE,
-    interval,
-    kept,
-    milliseconds,
-    pace,
-    percent,
-    plural,
-    points,
-    probability,
-    quantity,
-)
+from causal_prune.report.wording import kept, milliseconds, pace, percent, plural, probability, quantity
+from causal_prune.report.yardstick import NONE, Yardstick
 
 
 @dataclass(frozen=True)
@@ -27,14 +17,14 @@ class ArmRow:
     kind: Literal["dense", "causal", "summary", "member", "other"]
     label: str
     detail: str
-    accuracy: str
+    quality: str
     interval: str
     counted: str
     after_cut: str
     after_batchnorm: str
     after_compensation: str
     change: str
-    mcnemar_p: str
+    paired_p: str
     macs: str
     macs_kept: str
     params: str
@@ -65,37 +55,36 @@ def arm_rows(report: Report) -> list[ArmRow]:
     Returns:
         Dense first, then causal, causal-removed, random (summary, then each seed), then all others.
     """
-    dense = report.dense
-    rows = [_single(dense, dense, "dense", "dense", "before pruning")]
-    rows.append(_single(report.causal, dense, "causal", "causal", report.causal.importance or ""))
+    rows = [_single(report, report.dense, "dense", "dense", "before pruning")]
+    rows.append(_single(report, report.causal, "causal", "causal", report.causal.importance or ""))
     if report.removed is not None:
-        rows.append(_single(report.removed, dense, "causal", "causal-removed", "same units"))
+        rows.append(_single(report, report.removed, "causal", "causal-removed", "same units"))
     if report.random:
-        rows.append(_summary(report.random, dense))
-        rows += [_single(arm, dense, "member", f"seed {arm.seed}", "random") for arm in report.random]
+        rows.append(_summary(report))
+        rows += [_single(report, arm, "member", f"seed {arm.seed}", "random") for arm in report.random]
     for arm in report.arms:
         if arm.name not in ("causal", "causal-removed", "random"):
             detail = arm.importance if arm.importance not in (None, arm.name) else ""
-            rows.append(_single(arm, dense, "other", arm.name, detail or ""))
+            rows.append(_single(report, arm, "other", arm.name, detail or ""))
     return rows
 
 
 def _single(
-    arm: Arm, dense: Arm, kind: Literal["dense", "causal", "member", "other"], label: str, detail: str
+    report: Report, arm: Arm, kind: Literal["dense", "causal", "member", "other"], label: str, detail: str
 ) -> ArmRow:
-    latency = arm.latency_ms
+    dense, latency, yardstick = report.dense, arm.latency_ms, report.yardstick
     return ArmRow(
         kind=kind,
         label=label,
         detail=detail,
-        accuracy=percent(arm.accuracy),
-        interval=interval(arm.ci95),
-        counted=f"{arm.correct:,} of {arm.total:,}",
-        after_cut=percent(arm.accuracy_after_cut),
-        after_batchnorm=percent(arm.accuracy_after_batchnorm),
-        after_compensation=percent(arm.accuracy_after_compensation),
-        change=NONE if kind == "dense" else points(arm.accuracy - dense.accuracy),
-        mcnemar_p=probability(arm.mcnemar_p),
+        quality=yardstick.text(arm.quality),
+        interval=yardstick.interval(arm.ci95),
+        counted=f"{arm.total:,}" if arm.correct is None else f"{arm.correct:,} of {arm.total:,}",
+        after_cut=yardstick.text(arm.quality_after_cut),
+        after_batchnorm=yardstick.text(arm.quality_after_batchnorm),
+        after_compensation=yardstick.text(arm.quality_after_compensation),
+        change=NONE if kind == "dense" else yardstick.change(arm.quality - dense.quality),
+        paired_p=probability(arm.paired_p),
         macs=quantity(arm.macs),
         macs_kept=kept(arm.macs, dense.macs),
         params=quantity(arm.params),
@@ -109,25 +98,26 @@ def _single(
     )
 
 
-def _summary(arms: Sequence[Arm], dense: Arm) -> ArmRow:
+def _summary(report: Report) -> ArmRow:
+    arms, dense, yardstick = report.random, report.dense, report.yardstick
     macs, params, size = (
         _mean_of(arms, part)
         for part in (lambda arm: arm.macs, lambda arm: arm.params, lambda arm: arm.onnx_bytes)
     )
     medians = [arm.latency_ms.median for arm in arms if arm.latency_ms is not None]
-    accuracies = [arm.accuracy for arm in arms]
+    qualities = [arm.quality for arm in arms]
     return ArmRow(
         kind="summary",
         label="random",
         detail="mean ± sd",
-        accuracy=spread_of(accuracies),
-        interval=f"range {interval((min(accuracies), max(accuracies)))}",
+        quality=spread_of(qualities, yardstick),
+        interval=f"range {yardstick.interval((min(qualities), max(qualities)))}",
         counted=plural(len(arms), "seed"),
-        after_cut=spread_of([arm.accuracy_after_cut for arm in arms]),
-        after_batchnorm=spread_of([arm.accuracy_after_batchnorm for arm in arms]),
-        after_compensation=spread_of([arm.accuracy_after_compensation for arm in arms]),
-        change=points(fmean(accuracies) - dense.accuracy),
-        mcnemar_p="",
+        after_cut=spread_of([arm.quality_after_cut for arm in arms], yardstick),
+        after_batchnorm=spread_of([arm.quality_after_batchnorm for arm in arms], yardstick),
+        after_compensation=spread_of([arm.quality_after_compensation for arm in arms], yardstick),
+        change=yardstick.change(fmean(qualities) - dense.quality),
+        paired_p="",
         macs=quantity(macs),
         macs_kept=_kept_mean(macs, dense.macs),
         params=quantity(params),
@@ -160,21 +150,22 @@ def _mean_pace(arms: Sequence[Arm]) -> str:
     return NONE if mean is None else pace(mean)
 
 
-def spread_of(shares: Sequence[float | None]) -> str:
-    """Write the mean and the sample standard deviation of shares.
+def spread_of(qualities: Sequence[float | None], yardstick: Yardstick) -> str:
+    """Write the mean and the sample standard deviation of qualities.
 
     Args:
-        shares: 0..1; None where one was not measured.
+        qualities: None where one was not measured.
+        yardstick: Of the report.
 
     Returns:
         For example "94.44 ± 1.20 %"; the mean alone for one value; a dash where one is missing.
     """
-    values = [share for share in shares if share is not None]
-    if not values or len(values) < len(shares):
+    values = [quality for quality in qualities if quality is not None]
+    if not values or len(values) < len(qualities):
         return NONE
     if len(values) == 1:
-        return percent(values[0])
-    return f"{100 * fmean(values):.2f} ± {100 * stdev(values):.2f} %"
+        return yardstick.text(values[0])
+    return yardstick.spread(fmean(values), stdev(values))
 
 
 def side_rows(report: Report) -> list[SideRow]:
@@ -186,12 +177,12 @@ def side_rows(report: Report) -> list[SideRow]:
     Returns:
         Rows from accuracy to speed; empty where the removed network was not measured.
     """
-    zeroed, removed, dense = report.causal, report.removed, report.dense
+    zeroed, removed, yardstick = report.causal, report.removed, report.yardstick
     if removed is None:
         return []
     pairs: tuple[tuple[str, Callable[[ArmRow], str]], ...] = (
-        ("test accuracy", lambda row: f"{row.accuracy} ({row.counted})"),
-        ("95 % Wilson interval", lambda row: row.interval),
+        (f"test {yardstick.name}", lambda row: f"{row.quality} ({row.counted})"),
+        (f"95 % {yardstick.interval_of} interval", lambda row: row.interval),
         ("change from dense", lambda row: row.change),
         ("MACs (kept)", lambda row: f"{row.macs} ({row.macs_kept})"),
         ("parameters (kept)", lambda row: f"{row.params} ({row.params_kept})"),
@@ -199,8 +190,8 @@ def side_rows(report: Report) -> list[SideRow]:
         ("median latency", lambda row: f"{row.latency} {row.spread}".strip()),
         ("speed against dense", lambda row: row.speedup),
     )
-    left = _single(zeroed, dense, "causal", "", "")
-    right = _single(removed, dense, "causal", "", "")
+    left = _single(report, zeroed, "causal", "", "")
+    right = _single(report, removed, "causal", "", "")
     return [SideRow(question, cell(left), cell(right)) for question, cell in pairs]
 
 
@@ -211,16 +202,19 @@ def disagreements(report: Report) -> str:
         report: The report of a run with mode "zero".
 
     Returns:
-        One sentence; empty where the correctness per image is missing.
+        One sentence or two; empty where the correctness per image is missing.
     """
-    zeroed, removed = report.causal, report.removed
-    if removed is None or zeroed.hits is None or removed.hits is None or zeroed.total != removed.total:
+    zeroed, removed, yardstick = report.causal, report.removed, report.yardstick
+    if removed is None or zeroed.merits is None or removed.merits is None or zeroed.total != removed.total:
         return ""
-    differ = text_to_hits(zeroed.hits, zeroed.total) != text_to_hits(removed.hits, removed.total)
-    gap = points(removed.accuracy - zeroed.accuracy)
+    gap = yardstick.change(removed.quality - zeroed.quality)
+    text = f"Removed minus zeroed: {gap} of test {yardstick.name}"
+    if yardstick.kind != "share":
+        return f"{text}."
+    differ = text_to_hits(zeroed.merits, zeroed.total) != text_to_hits(removed.merits, removed.total)
     return (
-        f"Removed minus zeroed: {gap} of test accuracy; one is right and the other wrong on "
-        f"{int(differ.sum()):,} of {zeroed.total:,} images."
+        f"{text}; one is right and the other wrong on "
+        f"{int(differ.sum()):,} of {zeroed.total:,} {yardstick.item}s."
     )
 
 
@@ -250,7 +244,7 @@ def frozen_rows(report: Report) -> list[FrozenRow]:
 
 @dataclass(frozen=True)
 class CurveRow:
-    """The accuracies at one share of units removed."""
+    """The qualities at one share of units removed."""
 
     share: str
     causal: str
@@ -267,15 +261,15 @@ def curve_rows(report: Report) -> list[CurveRow]:
     Returns:
         One row per share of units removed; empty without a curve.
     """
-    curve = report.curve
+    curve, yardstick = report.curve, report.yardstick
     if curve is None:
         return []
     return [
         CurveRow(
             percent(share, 1),
-            percent(causal),
-            spread_of(random),
-            interval((min(random), max(random))) if random else NONE,
+            yardstick.text(causal),
+            spread_of(random, yardstick),
+            yardstick.interval((min(random), max(random))) if random else NONE,
         )
         for share, causal, random in zip(curve.shares, curve.causal, curve.random, strict=True)
     ]

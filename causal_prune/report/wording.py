@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from causal_prune.report.report import ROUNDING, Arm, Comparison, Report
-
-NONE = "–"  # what was not measured
+from causal_prune.report.report import ROUNDING, Arm, Report
+from causal_prune.report.yardstick import NONE, Yardstick
 
 Standing = Literal["ahead", "unclear", "tied", "behind", "absent"]
 
@@ -29,22 +28,6 @@ def percent(share: float | None, digits: int = 2) -> str:
     return NONE if share is None else f"{100 * share:.{digits}f} %"
 
 
-def signed(difference: float, digits: int = 2) -> str:
-    """Write a difference of shares in percentage points, without the unit.
-
-    Args:
-        difference: Of two shares, -1..1.
-        digits: Digits after the point.
-
-    Returns:
-        For example "+1.20" or "−0.30"; zero has no sign.
-    """
-    number = f"{abs(100 * difference):.{digits}f}"
-    if float(number) == 0:
-        return number
-    return ("+" if difference > 0 else "−") + number
-
-
 def correlation(rho: float) -> str:
     """Write a rank correlation.
 
@@ -55,30 +38,6 @@ def correlation(rho: float) -> str:
         For example "+0.48" or "−0.02".
     """
     return f"{rho:+.2f}".replace("-", "−")
-
-
-def points(difference: float | None) -> str:
-    """Write a difference of shares in percentage points.
-
-    Args:
-        difference: Of two shares, -1..1, or None.
-
-    Returns:
-        For example "+1.20 pp"; a dash for None.
-    """
-    return NONE if difference is None else f"{signed(difference)} pp"
-
-
-def interval(bounds: tuple[float, float]) -> str:
-    """Write an interval of shares.
-
-    Args:
-        bounds: Lower and upper bound, 0..1.
-
-    Returns:
-        For example "95.1 to 98.8 %".
-    """
-    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
 
 
 def quantity(number: float | None) -> str:
@@ -157,24 +116,25 @@ def plural(number: int, noun: str, ending: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
-def standing(comparison: Comparison | None) -> Standing:
+def standing(report: Report) -> Standing:
     """Say what the comparison with random allows one to claim.
 
     Args:
-        comparison: Differences causal - random over the seeds, or None where no random arm was run.
+        report: The report; its comparison holds the differences causal - random over the seeds.
 
     Returns:
-        "ahead": the interval lies above 0. "behind": it lies below 0. "tied": the mean is not above 0.
-        "unclear": the mean is above 0, but the interval includes 0 or one seed gives none. "absent": None.
+        "ahead": causal is better over the whole interval. "behind": worse over all of it. "tied": no better on average.
+        "unclear": better on average, but the interval includes 0 or one seed gives none. "absent": no random arm.
     """
-    if comparison is None:
+    if report.comparison is None:
         return "absent"
-    mean, bounds = comparison.mean_difference, comparison.ci95
-    if bounds is not None and bounds[0] > ROUNDING:
+    gain, bounds = report.yardstick.gain, report.comparison.ci95
+    ends = () if bounds is None else sorted(map(gain, bounds))
+    if ends and ends[0] > ROUNDING:
         return "ahead"
-    if bounds is not None and bounds[1] < -ROUNDING:
+    if ends and ends[-1] < -ROUNDING:
         return "behind"
-    return "unclear" if mean > ROUNDING else "tied"
+    return "unclear" if gain(report.comparison.mean_difference) > ROUNDING else "tied"
 
 
 def headline(report: Report) -> tuple[str, str]:
@@ -186,7 +146,7 @@ def headline(report: Report) -> tuple[str, str]:
     Returns:
         The verdict, and the numbers that it rests on.
     """
-    comparison, state = report.comparison, standing(report.comparison)
+    comparison, state, yardstick = report.comparison, standing(report), report.yardstick
     if comparison is None:
         return (
             "Causal was not compared with random.",
@@ -202,41 +162,51 @@ def headline(report: Report) -> tuple[str, str]:
         "absent": "",
     }[state]
     wins, seeds = comparison.wins_of
-    mean = f"{points(comparison.mean_difference)} of test accuracy"
+    mean = f"{yardstick.change(comparison.mean_difference)} of test {yardstick.name}"
     if comparison.ci95 is None:
         body = f"Causal minus random: {mean}, from {plural(seeds, 'seed')} of random; that gives no interval."
     else:
         low, high = comparison.ci95
-        side = "lies above 0" if state == "ahead" else "lies below 0" if state == "behind" else "includes 0"
+        side = "includes 0" if low <= ROUNDING and high >= -ROUNDING else _side(low)
+        bounds = f"{yardstick.signed(low)} to {yardstick.change(high)}"
         body = (
             f"Causal minus random: {mean} on average over {plural(seeds, 'seed')} of random; the 95 % "
-            f"interval over the seeds, {signed(low)} to {signed(high)} pp, {side}."
+            f"interval over the seeds, {bounds}, {side}."
         )
-    body += f" Causal was ahead of {wins} of {seeds}. {_same_images(comparison, state)}"
+    if yardstick.better == "lower":
+        body += " Lower is better."
+    body += f" Causal was ahead of {wins} of {seeds}. {_same_images(report, state)}"
     return verdict, " ".join(filter(None, (body.rstrip(), _magnitude(report))))
 
 
+def _side(bound: float) -> str:
+    return "lies above 0" if bound > 0 else "lies below 0"
+
+
 def _magnitude(report: Report) -> str:
-    arm = next((arm for arm in report.arms if arm.name == "magnitude"), None)
-    if arm is None or arm.mcnemar_p is None:
+    arm, yardstick = next((arm for arm in report.arms if arm.name == "magnitude"), None), report.yardstick
+    if arm is None or arm.paired_p is None:
         return ""
-    ahead = report.causal.accuracy - arm.accuracy
-    if arm.mcnemar_p >= 0.05:
+    difference = report.causal.quality - arm.quality
+    if arm.paired_p >= 0.05:
         how = "did as well as causal, as far as this run can tell"
     else:
-        how = "did worse than causal" if ahead > 0 else "did better than causal"
-    p = f"McNemar p = {probability(arm.mcnemar_p)}".replace("= <", "<")
-    return f"Magnitude {how}: causal minus magnitude {points(ahead)}, {p}."
+        how = "did worse than causal" if yardstick.gain(difference) > 0 else "did better than causal"
+    p = f"{yardstick.test} p = {probability(arm.paired_p)}".replace("= <", "<")
+    return f"Magnitude {how}: causal minus magnitude {yardstick.change(difference)}, {p}."
 
 
-def _same_images(comparison: Comparison, state: Standing) -> str:
-    p = comparison.mcnemar_p
+def _same_images(report: Report, state: Standing) -> str:
+    assert report.comparison is not None
+    p, yardstick = report.comparison.paired_p, report.yardstick
     if p is None:
         return ""
-    text = f"On the same images, against the random arm of median accuracy, McNemar p = {probability(p)}"
-    text = text.replace("= <", "<")
+    text = (
+        f"On the same {yardstick.item}s, against the random arm of median {yardstick.name}, "
+        f"{yardstick.test} p = {probability(p)}"
+    ).replace("= <", "<")
     if state == "ahead" and p >= 0.05:
-        return f"{text}: the seeds agree, but this many test images alone would not settle it."
+        return f"{text}: the seeds agree, but this many test {yardstick.item}s alone would not settle it."
     return f"{text}."
 
 
@@ -278,15 +248,60 @@ def outcome(report: Report) -> str:
     Returns:
         Three sentences; the last one on size and speed.
     """
-    dense, causal = report.dense, report.causal
-    change = causal.accuracy - dense.accuracy
+    dense, causal, yardstick = report.dense, report.causal, report.yardstick
+    change = yardstick.change(causal.quality - dense.quality)
     goal = f"Asked: {asked(report)}; achieved: {achieved(report)}."
     cost = (
-        f"Test accuracy: {percent(dense.accuracy)} dense, {percent(causal.accuracy)} causal "
-        f"({points(change)}; 95 % interval of causal {interval(causal.ci95)}, "
-        f"{causal.correct:,} of {causal.total:,} images)."
+        f"Test {yardstick.name}: {yardstick.text(dense.quality)} dense, {yardstick.text(causal.quality)} causal "
+        f"({change}; 95 % interval of causal {yardstick.interval(causal.ci95)}, "
+        f"{counted(causal, yardstick)})."
     )
     return f"{goal} {cost} {size_and_speed(report, causal)}"
+
+
+def counted(arm: Arm, yardstick: Yardstick) -> str:
+    """Say what a quality was counted over.
+
+    Args:
+        arm: The arm.
+        yardstick: Of the report.
+
+    Returns:
+        For example "351 of 359 images", or "359 images" where none is right or wrong.
+    """
+    right = "" if arm.correct is None else f"{arm.correct:,} of "
+    return f"{right}{arm.total:,} {yardstick.item}s"
+
+
+def judged_by(report: Report) -> str:
+    """Say how quality was measured.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Sentences on the split, the interval and the test.
+    """
+    yardstick = report.yardstick
+    exact = "exact and two-sided" if yardstick.kind == "share" else "of signed ranks and two-sided"
+    return (
+        f"{yardstick.name.capitalize()} is measured on the test split "
+        f"({plural(report.split.test, yardstick.item)}); {yardstick.better} is better. "
+        f"The interval is {yardstick.interval_of}'s. {yardstick.test}'s p is {exact}, on the same {yardstick.item}s. "
+        "A dash: not measured."
+    )
+
+
+def described_data(report: Report) -> str:
+    """Say what the data are.
+
+    Args:
+        report: The report.
+
+    Returns:
+        A sentence, with the number of classes where there are any.
+    """
+    return f"{report.data}; {plural(report.classes, 'class', 'es')}." if report.classes else f"{report.data}."
 
 
 def size_and_speed(report: Report, arm: Arm) -> str:
@@ -386,7 +401,7 @@ def describe_agreement(report: Report) -> str:
     Returns:
         One sentence, and others on the sample where they are known.
     """
-    agreement = report.agreement
+    agreement, items = report.agreement, f"{report.yardstick.item}s"
     if agreement is None:
         return "Agreement with ablation was not measured in this run."
     if agreement.median is None:
@@ -399,17 +414,17 @@ def describe_agreement(report: Report) -> str:
         sample = (
             f" {plural(agreement.units, 'unit')} {'was' if agreement.units == 1 else 'were'} held at "
             f"{'its mean' if agreement.units == 1 else 'their means'}, one at a time, on "
-            f"{plural(agreement.images, 'validation image')}."
+            f"{plural(agreement.images, f'validation {report.yardstick.item}')}."
         )
     if agreement.stability is not None:
         stable = (
-            f" From two halves of the calibration images the importances agree with each other by "
+            f" From two halves of the calibration {items} the importances agree with each other by "
             f"{correlation(agreement.stability)}."
         )
     if agreement.reliability is not None:
         noise = (
-            f" From two halves of the validation images ablation agrees with itself by "
-            f"{correlation(agreement.reliability)}; where this is near 0, so few images tell little about any method."
+            f" From two halves of the validation {items} ablation agrees with itself by "
+            f"{correlation(agreement.reliability)}; where this is near 0, so few {items} tell little about any method."
         )
     return (
         f"Spearman rank correlation of “{agreement.method}” with {agreement.versus}, median over "

@@ -6,23 +6,22 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from causal_prune.data import Data
+from causal_prune.data import STANDARD_TASK, Data, Images, Task
 from causal_prune.errors import InputError, one_line
 from causal_prune.progress import track
 from causal_prune.sources.factories import call_factory
 from causal_prune.sources.splits import CUT_FROM_TRAINING, Labels, Splits, cut_validation, labelled
 
-Items = Dataset[tuple[Tensor, int]]
-FORMS = "a Data, {'train', 'test'[, 'validation'][, 'classes']}, (train, test) or (train, validation, test)"
+FORMS = "a Data, {'train', 'test'[, 'validation'][, 'classes'][, 'task']}, (train, test) or (train, validation, test)"
 
 
 def read_factory(spec: str) -> Data | Splits:
     """Call the user's factory and check what it returns.
 
-    Data sets have a length and items (float32 image of shape (C, H, W), int label); they scale and
-    normalise by themselves. Where no validation split is returned, it is cut from `train`.
+    Data sets have a length and items (float32 image of shape (C, H, W), label); they scale and normalise by themselves.
+    Labels are ints that name classes, unless a `task` says something else. Where no validation split is returned, it is
+    cut from `train`.
 
     Args:
         spec: `path/file.py:factory` or `package.module:factory`, called without arguments.
@@ -44,40 +43,51 @@ def read_factory(spec: str) -> Data | Splits:
             ("calibration", made.calibration),
             ("test", made.test),
         ):
-            _read_item(part, 0, f"{spec}: {split}", _length(part, f"{spec}: {split}"))
+            _read_item(part, 0, f"{spec}: {split}", _length(part, f"{spec}: {split}"), made.task)
         return made
-    parts, names = _parts(made, spec)
-    labels = {split: _labels(part, f"{spec}: {split}") for split, part in parts.items()}
+    parts, names, task = _parts(made, spec)
+    labels = {split: _labels(part, f"{spec}: {split}", task) for split, part in parts.items()}
+    classes = _classes(labels, names, spec) if task.has_classes else ()
+    train, test = (labelled(parts[split], labels[split]) for split in ("train", "test"))
+    if "validation" in parts:
+        return Splits(train, labelled(parts["validation"], labels["validation"]), test, classes, spec, task)
+    train, validation = cut_validation(train, classes, task)
+    return Splits(train, validation, test, classes, f"{spec} ({CUT_FROM_TRAINING})", task)
+
+
+def _classes(labels: Mapping[str, Labels], names: tuple[str, ...], spec: str) -> tuple[str, ...]:
     highest = max(int(values.max()) for values in labels.values())
     classes = names or tuple(str(label) for label in range(highest + 1))
     for split, values in labels.items():
         outside = values[(values < 0) | (values >= len(classes))]
         if len(outside):
             raise InputError(f"--data: {spec}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
-    train, test = (labelled(parts[split], labels[split]) for split in ("train", "test"))
-    if "validation" in parts:
-        return Splits(train, labelled(parts["validation"], labels["validation"]), test, classes, spec)
-    train, validation = cut_validation(train, classes)
-    return Splits(train, validation, test, classes, f"{spec} ({CUT_FROM_TRAINING})")
+    return classes
 
 
-def _parts(made: object, spec: str) -> tuple[dict[str, Items], tuple[str, ...]]:
+def _parts(made: object, spec: str) -> tuple[dict[str, Images], tuple[str, ...], Task]:
     if isinstance(made, tuple) and len(made) in (2, 3):
         names = ("train", "test") if len(made) == 2 else ("train", "validation", "test")
-        return dict(zip(names, made, strict=True)), ()
+        return dict(zip(names, made, strict=True)), (), STANDARD_TASK
     if not isinstance(made, Mapping):
         raise InputError(f"--data: {spec} returned a {type(made).__name__}, not {FORMS}")
     for key in ("train", "test"):
         if key not in made:
             raise InputError(f"--data: {spec} returned no '{key}'; it must return {FORMS}")
     for key in made:
-        if key not in ("train", "validation", "test", "classes"):
+        if key not in ("train", "validation", "test", "classes", "task"):
             raise InputError(f"--data: {spec} returned an unknown '{key}'; it must return {FORMS}")
     classes = tuple(str(name) for name in made.get("classes", ()))
-    return {key: cast(Items, part) for key, part in made.items() if key != "classes"}, classes
+    task = made.get("task", STANDARD_TASK)
+    if not isinstance(task, Task):
+        raise InputError(
+            f"--data: {spec}: 'task' is a {type(task).__name__}, not a Task of causal_prune.data"
+        )
+    parts = {key: cast(Images, part) for key, part in made.items() if key not in ("classes", "task")}
+    return parts, classes, task
 
 
-def _length(part: Items, place: str) -> int:
+def _length(part: Images, place: str) -> int:
     try:
         size = len(cast(Sized, part))
     except TypeError as cause:
@@ -87,13 +97,13 @@ def _length(part: Items, place: str) -> int:
     return size
 
 
-def _labels(part: Items, place: str) -> Labels:
+def _labels(part: Images, place: str, task: Task) -> Labels:
     size = _length(part, place)
     positions = track(range(size), "check data", unit="image")
-    return np.array([_read_item(part, position, place, size) for position in positions], dtype=np.int64)
+    return np.array([_read_item(part, position, place, size, task) for position in positions])
 
 
-def _read_item(part: Items, position: int, place: str, size: int) -> int:
+def _read_item(part: Images, position: int, place: str, size: int, task: Task) -> float:
     try:
         item: object = part[position]
     except Exception as cause:  # a user's data set may raise anything
@@ -108,8 +118,9 @@ def _read_item(part: Items, position: int, place: str, size: int) -> int:
             else type(image).__name__
         )
         raise InputError(f"--data: {place}: image {position} is {form}, not float32 of shape (C, H, W)")
-    if isinstance(label, Tensor) and label.ndim == 0 and not label.is_floating_point():
-        label = label.item()
-    if not isinstance(label, (int, np.integer)):
-        raise InputError(f"--data: {place}: label {position} is a {type(label).__name__}, not an int")
-    return int(label)
+    number = task.label(label)
+    if number is None:
+        raise InputError(
+            f"--data: {place}: label {position} is a {type(label).__name__}, not {task.label_form}"
+        )
+    return number

@@ -3,11 +3,12 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from causal_prune.data import Data
 from causal_prune.errors import InputError, one_line
+from causal_prune.network.running import tensors_in
 from causal_prune.progress import track
 
 BATCH = 64
@@ -22,8 +23,8 @@ def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
         device: Where to run.
 
     Raises:
-        InputError: If the network refuses the images, does not return logits of one per class, returns
-            NaN or infinite values, or a calibration label is outside the classes.
+        InputError: If the network refuses the images, does not return what the task asks for (of a classifier one
+            logit per class), returns NaN or infinite values, or a calibration label is outside the classes.
 
     Cost:
         One pass over the calibration images.
@@ -31,9 +32,10 @@ def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
     probe = copy.deepcopy(model).to(device).eval()
     loader = DataLoader(data.calibration, batch_size=BATCH)
     for images, labels in track(loader, "check model"):
-        outside = labels[(labels < 0) | (labels >= len(data.classes))]
-        if len(outside):
-            raise InputError(f"--data: label {int(outside[0])} is outside 0..{len(data.classes) - 1}")
+        if data.task.has_classes:
+            outside = labels[(labels < 0) | (labels >= len(data.classes))]
+            if len(outside):
+                raise InputError(f"--data: label {int(outside[0])} is outside 0..{len(data.classes) - 1}")
         try:
             with torch.no_grad():
                 outputs: object = probe(images.to(device))
@@ -47,20 +49,10 @@ def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
 
 
 def _check_outputs(outputs: object, images: int, data: Data) -> None:
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != images:
-        form = (
-            f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        )
-        raise InputError(
-            f"--model: returned {form} for {images} images, not logits of shape (images, classes)"
-        )
-    classes = len(data.classes)
-    if outputs.shape[1] != classes:
-        raise InputError(
-            f"--model: has {outputs.shape[1]} outputs but the data have {classes} classes; "
-            f"for many models --model-arg num_classes={classes} sets them"
-        )
-    if not bool(torch.isfinite(outputs).all()):
+    trouble = data.task.misfit(outputs, images, data.classes)
+    if trouble is not None:
+        raise InputError(f"--model: {trouble}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(outputs)):
         raise InputError("--model: returns NaN or infinite values on the calibration images; check --weights")
 
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-from causal_prune.data import Data
+from causal_prune.data import STANDARD_TASK, Data, Images, Task
 from causal_prune.errors import InputError
 
-Labels = npt.NDArray[np.int64]
+Labels = npt.NDArray[Any]
+"""Labels of a data set, or positions in it."""
 # Splits do not follow the seed of a run, so that runs are compared on the same images.
 SPLIT_SEED = 0
 VALIDATION_SHARE = 0.1
@@ -28,7 +28,7 @@ class Labelled:
         labels: Its labels, shape (N,).
     """
 
-    images: Dataset[tuple[Tensor, int]]
+    images: Images
     labels: Labels
 
     def part(self, chosen: Labels) -> "Labelled":
@@ -53,6 +53,7 @@ class Splits:
         test: The test split.
         classes: Names of the classes.
         name: What the data are and how they were split.
+        task: What the labels are.
     """
 
     train: Labelled
@@ -60,9 +61,10 @@ class Splits:
     test: Labelled
     classes: tuple[str, ...]
     name: str
+    task: Task = STANDARD_TASK
 
 
-def labelled(images: Dataset[tuple[Tensor, int]], labels: Labels) -> Labelled:
+def labelled(images: Images, labels: Labels) -> Labelled:
     """Join a data set with its labels.
 
     Args:
@@ -108,28 +110,34 @@ def draw_stratified(labels: Labels, count: int, *, seed: int) -> Labels:
     return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
 
 
-def cut(whole: Labelled, count: int, *, seed: int = SPLIT_SEED) -> tuple[Labelled, Labelled]:
+def cut(
+    whole: Labelled, count: int, *, seed: int = SPLIT_SEED, task: Task = STANDARD_TASK
+) -> tuple[Labelled, Labelled]:
     """Cut a stratified part off a data set.
 
     Args:
         whole: The data set.
         count: Items of the part that is cut off.
         seed: Of the draw.
+        task: What the labels are.
 
     Returns:
         What stays, and what was cut off.
     """
-    chosen = draw_stratified(whole.labels, count, seed=seed)
+    chosen = draw_stratified(task.strata(whole.labels), count, seed=seed)
     rest = np.setdiff1d(np.arange(len(whole.labels)), chosen)
     return whole.part(rest), whole.part(chosen)
 
 
-def cut_validation(train: Labelled, classes: tuple[str, ...]) -> tuple[Labelled, Labelled]:
+def cut_validation(
+    train: Labelled, classes: tuple[str, ...], task: Task = STANDARD_TASK
+) -> tuple[Labelled, Labelled]:
     """Cut a stratified tenth off the training images, of at least one image per class.
 
     Args:
         train: All training images.
-        classes: Names of the classes.
+        classes: Names of the classes; empty for a task without.
+        task: What the labels are.
 
     Returns:
         The training and the validation split.
@@ -137,15 +145,16 @@ def cut_validation(train: Labelled, classes: tuple[str, ...]) -> tuple[Labelled,
     Raises:
         InputError: If a class has fewer than two images.
     """
-    counts = np.bincount(train.labels, minlength=len(classes))
+    counts = np.bincount(task.strata(train.labels), minlength=len(classes))
     poorest = int(counts.argmin())
     if counts[poorest] < 2:
+        name = f"class '{classes[poorest]}'" if classes else "a tenth of the range of the labels"
         raise InputError(
-            f"--data: class '{classes[poorest]}' has {counts[poorest]} training images; "
+            f"--data: {name} has {counts[poorest]} training images; "
             "at least 2 are needed, one to train on and one to validate on"
         )
-    count = max(round(VALIDATION_SHARE * len(train.labels)), len(classes))
-    return cut(train, count)
+    count = max(round(VALIDATION_SHARE * len(train.labels)), len(counts))
+    return cut(train, count, task=task)
 
 
 def assemble(splits: Splits, *, calibration_images: int, seed: int) -> Data:
@@ -165,7 +174,7 @@ def assemble(splits: Splits, *, calibration_images: int, seed: int) -> Data:
     if calibration_images >= size:
         asked = f"; {calibration_images:,} were asked for" if calibration_images > size else ""
         source = f"all {size:,} images of the training split{asked}"
-    chosen = draw_stratified(train.labels, calibration_images, seed=seed)
+    chosen = draw_stratified(splits.task.strata(train.labels), calibration_images, seed=seed)
     return Data(
         train=train.images,
         validation=splits.validation.images,
@@ -174,4 +183,5 @@ def assemble(splits: Splits, *, calibration_images: int, seed: int) -> Data:
         classes=splits.classes,
         name=splits.name,
         calibration_source=source,
+        task=splits.task,
     )

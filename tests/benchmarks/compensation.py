@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import causal_prune as cp
 from causal_prune.importance.scores import FilterScores
-from causal_prune.measure.accuracy import evaluate
+from causal_prune.measure.quality import evaluate
 from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
 from causal_prune.planning.unit_choice import plan_like
 from causal_prune.surgery.pruning_plan import PruningPlan
@@ -131,7 +131,7 @@ def table(
             end = stages["end"]
             before = [f"{stages[key].value:.2%}" if key in stages else "" for key in ("cut", "batchnorm")]
             low, high = wilson_interval(end.correct, end.total)
-            found.setdefault(arm, []).append({"value": end.value, "hits": end.hits})
+            found.setdefault(arm, []).append({"value": end.value, "hits": end.merits})
             print(
                 f"| {chosen.target.achieved:.4f} | {arm} | {before[0]} | {before[1]} | {end.value:.2%} | "
                 f"{low:.2%} to {high:.2%} | "

@@ -149,7 +149,7 @@ def test_gate_passes_against_its_own_baseline(cli, net: Path) -> None:
 
 
 def test_gate_fails_and_names_the_number(cli, net: Path) -> None:
-    asked = baseline(net, accuracy=0.95)
+    asked = baseline(net, quality=0.95)
     rewrite(net, correct=80)
     done = cli("gate", "net", "--baseline", asked)
     assert done.code == 1
@@ -158,7 +158,7 @@ def test_gate_fails_and_names_the_number(cli, net: Path) -> None:
 
 
 def test_gate_is_inconclusive_where_the_interval_crosses_the_limit(cli, net: Path) -> None:
-    asked = baseline(net, accuracy=0.95)
+    asked = baseline(net, quality=0.95)
     rewrite(net, correct=92)
     done = cli("gate", "net", "--baseline", asked)
     assert done.code == 4

@@ -92,7 +92,7 @@ def test_table_of_the_digits_is_that_of_the_reference_bundle() -> None:
     made = load_baseline(ROOT / "export" / "digits" / "report.json")
     row = re.search(r"^ causal +([\d.]+) % +([\d.]+) M +(\d+) k ", blocks("text")[0], flags=re.MULTILINE)
     assert row is not None
-    assert float(row[1]) == round(100 * made.accuracy, 2)
+    assert float(row[1]) == round(100 * made.quality, 2)
     assert float(row[2]) == round(made.macs / 1e6, 2)
     assert int(row[3]) == round(made.params / 1e3)
 

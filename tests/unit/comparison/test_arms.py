@@ -15,8 +15,8 @@ from causal_prune.compensation.options import Repair
 from causal_prune.data.data import loader
 from causal_prune.fine_tuning.options import Tuning
 from causal_prune.importance.scores import FilterScores
-from causal_prune.measure.accuracy import evaluate
 from causal_prune.measure.cost import count_cost
+from causal_prune.measure.quality import evaluate
 from causal_prune.planning.unit_choice import plan
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove

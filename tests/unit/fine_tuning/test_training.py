@@ -262,7 +262,7 @@ def test_weights_that_the_last_step_spoils_are_refused() -> None:
         ({"masks": {"0.wait": torch.ones(1)}}, "masks name '0.wait', which is no parameter"),
         ({"masks": {"0.bias": torch.ones(5)}}, r"mask of '0.bias' is \(5,\), the parameter \(6,\)"),
         ({"masks": {"0.bias": torch.full((6,), 0.5)}}, "mask of '0.bias' has entries other than 0 and 1"),
-        ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(50, 7))}, r"teacher's logits are \(16, 7\)"),
+        ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(50, 7))}, r"teacher's outputs are \(16, 7\)"),
         ({"teacher": nn.Linear(9, 3)}, r"cannot train on epoch 1, batch 1, \[\(16, 2, 5, 5\)\]"),
     ],
 )
@@ -277,11 +277,21 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         ([], "train has no batch: give at least one"),
         (iter(batches()), "train can be iterated only once"),
         ([torch.zeros(4, 2, 5, 5)], r"epoch 1, batch 1 is no pair \(inputs, labels\)"),
-        ([(torch.zeros(4, 2, 5, 5), torch.tensor([0, 1, 3, 0]))], "label 3 is outside the 3 classes"),
-        ([(torch.zeros(4, 2, 5, 5), torch.tensor([0, -1, 2, 0]))], "label -1 is outside the 3 classes"),
-        ([(torch.zeros(4, 2, 5, 5), torch.zeros(5))], r"logits are \(4, 3\) and the labels \(5,\)"),
         (
-            [(torch.zeros(4, 1, 5, 5), torch.zeros(4))],
+            [(torch.zeros(4, 2, 5, 5), torch.tensor([0, 1, 3, 0]))],
+            "label 3 in epoch 1, batch 1 is outside 0 to 2, the 3 classes",
+        ),
+        (
+            [(torch.zeros(4, 2, 5, 5), torch.tensor([0, -1, 2, 0]))],
+            "label -1 in epoch 1, batch 1 is outside 0 to 2, the 3 classes",
+        ),
+        (
+            [(torch.zeros(4, 2, 5, 5), torch.arange(5) % 2)],
+            "batch 1 has 5 labels, but model 'tuned' returned 4",
+        ),
+        ([(torch.zeros(4, 2, 5, 5), torch.zeros(4))], "give one integer class per image"),
+        (
+            [(torch.zeros(4, 1, 5, 5), torch.arange(4) % 3)],
             r"cannot train on epoch 1, batch 1, \[\(4, 1, 5, 5\)\]",
         ),
     ],

@@ -11,22 +11,23 @@ from torch import nn
 
 from causal_prune.comparison.outcome import ArmResult, Exported, Outcome, Stages
 from causal_prune.importance.scores import FilterScores
-from causal_prune.measure.accuracy import Accuracy
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
+from causal_prune.measure.quality import Measured
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.pipeline.findings import arm_entry, compared, layer_entries
 from causal_prune.planning.unit_choice import plan
 from causal_prune.report.report import hits_to_text
+from causal_prune.report.yardstick import ACCURACY
 from causal_prune.tracing.network_trace import trace
 
 
-def accuracy(*hits: int) -> Accuracy:
+def accuracy(*hits: int) -> Measured:
     right = np.array(hits, dtype=bool)
-    return Accuracy(int(right.sum()), len(right), np.arange(len(right)), right)
+    return Measured(np.arange(len(right)), right)
 
 
-def arm(name: str, end: Accuracy, seed: int | None = None) -> ArmResult:
+def arm(name: str, end: Measured, seed: int | None = None) -> ArmResult:
     stages = Stages(end, accuracy(0, 0), None, accuracy(1, 0)) if name != "dense" else Stages(end)
     return ArmResult(name, None if name == "dense" else name, seed, nn.Identity(), stages, Cost(100, 10, {}))
 
@@ -49,21 +50,21 @@ def literal_mcnemar(a: tuple[int, ...], b: tuple[int, ...]) -> float:
 
 
 def test_the_comparison_is_recomputed_from_the_hits() -> None:
-    found = compared(results(*RANDOMS))
+    found = compared(results(*RANDOMS), ACCURACY)
     differences = [(sum(CAUSAL) - sum(hits)) / 10 for hits in RANDOMS]
     assert found.mean_difference == pytest.approx(mean(differences))
     half = stats.t.ppf(0.975, 2) * stdev(differences) / 3**0.5
     assert found.ci95 == pytest.approx((mean(differences) - half, mean(differences) + half))
     assert found.wins_of == (2, 3)
     assert (found.arm, found.versus) == ("causal", "random")
-    assert found.mcnemar_p == pytest.approx(literal_mcnemar(CAUSAL, RANDOMS[0])), (
+    assert found.paired_p == pytest.approx(literal_mcnemar(CAUSAL, RANDOMS[0])), (
         "the random arm of median accuracy"
     )
 
 
 def test_one_random_arm_has_no_interval_and_none_no_comparison() -> None:
-    assert compared(results(RANDOMS[1])).ci95 is None
-    assert compared(results()) is None
+    assert compared(results(RANDOMS[1]), ACCURACY).ci95 is None
+    assert compared(results(), ACCURACY) is None
 
 
 def exported(median: float) -> Exported:
@@ -81,14 +82,14 @@ def test_entries_hold_what_was_measured_and_none_for_what_was_not() -> None:
     assert [entry.speedup for entry in entries] == [1.0, 2.5, 2.0, None, None, None]
     assert entries[1].latency_ms.median == 1.6 and entries[3].latency_ms is None
     assert entries[1].onnx_bytes == 1234 and entries[5].onnx_bytes is None
-    assert entries[0].accuracy_after_cut is None and entries[0].accuracy_after_compensation is None
-    assert entries[1].accuracy_after_cut == 0 and entries[1].accuracy_after_compensation == 0.5
+    assert entries[0].quality_after_cut is None and entries[0].quality_after_compensation is None
+    assert entries[1].quality_after_cut == 0 and entries[1].quality_after_compensation == 0.5
     for entry, result in zip(entries, outcome, strict=True):
-        hits = tuple(result.stages.end.hits.astype(int).tolist())
+        hits = tuple(result.stages.end.merits.astype(int).tolist())
         assert entry.accuracy == sum(hits) / 10 and entry.correct == sum(hits) and entry.total == 10
-        assert entry.hits == hits_to_text(hits)
+        assert entry.merits == hits_to_text(hits)
         expected = None if entry.name == "causal" else pytest.approx(literal_mcnemar(CAUSAL, hits))
-        assert entry.mcnemar_p == expected
+        assert entry.paired_p == expected
 
 
 def test_layers_show_their_widths_before_and_after_and_why_they_are_frozen() -> None:

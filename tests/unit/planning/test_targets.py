@@ -7,7 +7,7 @@ import pytest
 
 from causal_prune.errors import InputError
 from causal_prune.planning.targets import STANDARD, TARGETS, Goal
-from causal_prune.report.report import TargetKind
+from causal_prune.report.target import TargetKind
 from causal_prune.report.wording import _TARGETS
 
 

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from causal_prune.report.report import Report, hits_to_text
+from causal_prune.report.yardstick import Yardstick
 
 DENSE_MACS, DENSE_PARAMS, DENSE_BYTES = 3_421_184, 78_042, 330_115
 
@@ -191,3 +192,11 @@ def fake() -> Callable[..., Report]:
         return Report.model_validate(content | changes)
 
     return make
+
+
+@pytest.fixture
+def errors() -> Yardstick:
+    """Of a task whose quality is an error in degrees."""
+    return Yardstick(
+        name="mean absolute error", better="lower", kind="number", unit="degrees", points="degrees"
+    )

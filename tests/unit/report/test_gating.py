@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from causal_prune.errors import InputError
 from causal_prune.report.gating import Baseline, Limits, baseline_of, gate, load_baseline
 from causal_prune.report.report import Report
+from causal_prune.report.yardstick import Yardstick
 
 Fake = Callable[..., Report]
 
@@ -23,7 +24,7 @@ def _with_causal(report: Report, **changes: Any) -> Report:
 def _scored(report: Report, correct: int) -> Report:
     interval = binomtest(correct, 360).proportion_ci(method="wilson")
     return _with_causal(
-        report, correct=correct, accuracy=correct / 360, ci95=(interval.low, interval.high), hits=None
+        report, correct=correct, quality=correct / 360, ci95=(interval.low, interval.high), merits=None
     )
 
 
@@ -38,7 +39,7 @@ def test_a_bundle_passes_its_own_baseline(fake: Fake) -> None:
 
 def test_the_line_names_number_limit_and_verdict(fake: Fake) -> None:
     report = fake()
-    lines = gate(_scored(report, 342), _baseline(report, accuracy=1.0), Limits()).lines
+    lines = gate(_scored(report, 342), _baseline(report, quality=1.0), Limits()).lines
     expected = "accuracy 0.9500 [0.922, 0.968] of 360 images; limit 0.9900 = baseline 1.0000 - 0.0100: FAILED"
     assert lines == (expected,)
 
@@ -50,16 +51,14 @@ def test_accuracy_against_the_literal_rule(fake: Fake, correct: int, accuracy: f
     high = binomtest(correct, 360).proportion_ci(method="wilson").high
     limit = accuracy - 0.01
     expected = 0 if correct / 360 >= limit else 1 if high < limit else 4
-    assert (
-        gate(_scored(report, correct), _baseline(report, accuracy=accuracy), Limits()).exit_code == expected
-    )
+    assert gate(_scored(report, correct), _baseline(report, quality=accuracy), Limits()).exit_code == expected
 
 
 def test_rounding_noise_is_no_loss(fake: Fake) -> None:
     report = _scored(fake(), 324)  # 0.9 exactly
     assert 0.9 < 1.0 - 0.1 + 1e-13
-    assert gate(report, _baseline(report, accuracy=1.0 + 0.0), Limits(max_drop=0.1 - 1e-13)).exit_code == 0
-    assert gate(report, _baseline(report, accuracy=1.0), Limits(max_drop=0.1 - 1e-9)).exit_code == 4
+    assert gate(report, _baseline(report, quality=1.0 + 0.0), Limits(max_drop=0.1 - 1e-13)).exit_code == 0
+    assert gate(report, _baseline(report, quality=1.0), Limits(max_drop=0.1 - 1e-9)).exit_code == 4
 
 
 def test_another_number_of_images_is_named(fake: Fake) -> None:
@@ -105,7 +104,7 @@ def test_beat_random(fake: Fake, mean: float, bounds: list[float] | None, code: 
         "versus": "random",
         "mean_difference": mean,
         "ci95": bounds,
-        "mcnemar_p": 0.5,
+        "paired_p": 0.5,
         "wins_of": [3, 5],
     }
     verdict = gate(fake(comparison=comparison), baseline_of(fake()), Limits(beat_random=True))
@@ -116,7 +115,7 @@ def test_beat_random(fake: Fake, mean: float, bounds: list[float] | None, code: 
 def test_the_worst_verdict_wins(fake: Fake) -> None:
     unclear = fake(comparison=None).model_copy(update={"comparison": fake().comparison})
     report = _scored(unclear, 345)
-    inconclusive = _baseline(report, accuracy=0.98)
+    inconclusive = _baseline(report, quality=0.98)
     assert gate(report, inconclusive, Limits()).exit_code == 4
     assert gate(report, inconclusive, Limits(max_bytes=10**9)).exit_code == 4
     assert gate(report, inconclusive, Limits(max_bytes=1)).exit_code == 1
@@ -144,8 +143,8 @@ def test_beat_random_needs_a_comparison(fake: Fake) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_drop": 1.5}, "`max_drop` 1.5: must be a share from 0 to 1"),
-        ({"max_drop": -0.1}, "`max_drop` -0.1"),
+        ({"max_drop": -0.1}, "`max_drop` -0.1: must be 0 or more"),
+        ({"max_drop": float("inf")}, "`max_drop` inf"),
         ({"max_drop": float("nan")}, "`max_drop` nan"),
         ({"min_speedup": 0.0}, "`min_speedup` 0.0: must be above 0"),
         ({"min_speedup": float("inf")}, "`min_speedup` inf"),
@@ -155,6 +154,35 @@ def test_beat_random_needs_a_comparison(fake: Fake) -> None:
 def test_limits_that_nothing_can_be_held_against(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Limits(**changes)
+
+
+def test_a_whole_accuracy_is_the_most_that_can_be_lost(fake: Fake) -> None:
+    with pytest.raises(InputError, match="`max_drop` 1.5: must be a share from 0 to 1"):
+        gate(fake(), baseline_of(fake()), Limits(max_drop=1.5))
+
+
+@pytest.mark.parametrize(
+    ("quality", "bounds", "code"), [(3.4, (3.0, 3.8), 0), (3.6, (3.2, 4.0), 4), (4.2, (3.8, 4.6), 1)]
+)
+def test_errors_must_not_rise(
+    fake: Fake, errors: Yardstick, quality: float, bounds: tuple[float, float], code: int
+) -> None:
+    report = fake(yardstick=errors)
+    changes = {"quality": quality, "ci95": bounds, "correct": None, "merits": None}
+    report = _with_causal(report, **changes)
+    baseline = _baseline(report, quality=3.0)
+    verdict = gate(report, baseline, Limits(max_drop=0.5))
+    assert verdict.exit_code == code
+    assert verdict.lines[0].startswith(f"mean absolute error {quality:.4f} [")
+    assert "of 360 images; limit 3.5000 = baseline 3.0000 + 0.5000: " in verdict.lines[0]
+    comparison = fake().comparison.model_copy(update={"mean_difference": -0.2, "ci95": (-0.3, -0.1)})
+    better = report.model_copy(update={"comparison": comparison})
+    assert gate(better, baseline, Limits(max_drop=2, beat_random=True)).lines[1].endswith("below 0: passed")
+
+
+def test_a_baseline_of_another_task_is_refused(fake: Fake, errors: Yardstick) -> None:
+    with pytest.raises(InputError, match="it measures accuracy, the bundle mean absolute error; give a base"):
+        gate(fake(yardstick=errors), baseline_of(fake()), Limits())
 
 
 def test_a_baseline_is_read_in_both_forms(fake: Fake, tmp_path: Path) -> None:
@@ -168,6 +196,7 @@ def test_a_baseline_is_read_in_both_forms(fake: Fake, tmp_path: Path) -> None:
     )
     assert set(json.loads((tmp_path / "baseline.json").read_text())) == {
         "schema_version",
+        "yardstick",
         "accuracy",
         "correct",
         "total",

@@ -43,7 +43,7 @@ def _spoil(report: Report, place: tuple[str | int, ...], value: object) -> dict[
         (("titel",), "x", "titel: Extra inputs are not permitted"),
         (("arms", 0, "colour"), 1, "arms.0.colour: Extra inputs are not permitted"),
         (("arms", 0, "accuracy"), 0.5, "accuracy 0.5 is not correct / total = 350/360"),
-        (("arms", 0, "accuracy"), 1.5, "arms.0.accuracy: Input should be less than or equal to 1"),
+        (("arms", 0, "accuracy"), 1.5, "accuracy 1.5 is not correct / total = 350/360"),
         (("arms", 0, "accuracy"), float("nan"), "arms.0.accuracy: Input should be"),
         (("arms", 0, "ci95"), [0.1, 0.2], r"ci95 \[0.1, 0.2\] does not hold the accuracy"),
         (("arms", 0, "correct"), 400, "correct 400 exceeds total 360"),

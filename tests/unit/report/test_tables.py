@@ -10,6 +10,7 @@ import pytest
 from causal_prune.report import tables
 from causal_prune.report.report import Report, text_to_hits
 from causal_prune.report.summary import summary_lines, summary_table
+from causal_prune.report.yardstick import ACCURACY
 
 Fake = Callable[..., Report]
 
@@ -34,7 +35,7 @@ def test_the_random_arms_are_summed_up_by_mean_sd_and_range(fake: Fake) -> None:
     report = fake()
     summary = next(row for row in tables.arm_rows(report) if row.kind == "summary")
     accuracies = [100 * correct / 360 for correct in (339, 344, 336, 341, 343)]
-    assert summary.accuracy == f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f} %"
+    assert summary.quality == f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f} %"
     assert summary.interval == "range 93.3 to 95.6 %"
     assert summary.counted == "5 seeds"
     assert summary.change == "−3.44 pp"  # 94.611 - 98.056
@@ -51,12 +52,12 @@ def test_the_random_arms_are_summed_up_by_mean_sd_and_range(fake: Fake) -> None:
     ],
 )
 def test_spread(shares: list[float | None], expected: str) -> None:
-    assert tables.spread_of(shares) == expected
+    assert tables.spread_of(shares, ACCURACY) == expected
 
 
 def test_the_causal_row_states_what_is_kept(fake: Fake) -> None:
     row = tables.arm_rows(fake())[1]
-    assert (row.accuracy, row.counted, row.change) == ("97.22 %", "350 of 360", "−0.83 pp")
+    assert (row.quality, row.counted, row.change) == ("97.22 %", "350 of 360", "−0.83 pp")
     assert (row.macs, row.macs_kept) == ("1.70 M", "49.8 %")
     assert (row.onnx_bytes, row.bytes_kept, row.onnx_size) == ("180,969", "54.8 %", "181 kB")
     assert (row.latency, row.spread, row.speedup) == ("0.212 ms", "IQR 0.015 ms", "1.71x faster")
@@ -73,8 +74,8 @@ def test_zeroed_and_removed_answer_the_same_questions(fake: Fake) -> None:
 def test_disagreements_are_counted_image_by_image(fake: Fake) -> None:
     report = fake(mode="zero")
     removed = report.removed
-    assert removed is not None and report.causal.hits is not None and removed.hits is not None
-    first, second = text_to_hits(report.causal.hits, 360), text_to_hits(removed.hits, 360)
+    assert removed is not None and report.causal.merits is not None and removed.merits is not None
+    first, second = text_to_hits(report.causal.merits, 360), text_to_hits(removed.merits, 360)
     differ = sum(bool(a) is not bool(b) for a, b in zip(first, second, strict=True))
     assert f"the other wrong on {differ} of 360 images" in tables.disagreements(report)
     assert "Removed minus zeroed: −0.28 pp" in tables.disagreements(report)

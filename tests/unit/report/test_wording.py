@@ -6,13 +6,14 @@ import pytest
 
 from causal_prune.report import wording
 from causal_prune.report.report import Comparison, Report
+from causal_prune.report.yardstick import Yardstick
 
 Fake = Callable[..., Report]
 
 
 def _comparison(mean: float, bounds: tuple[float, float] | None, p: float | None = 0.01) -> Comparison:
     return Comparison(
-        arm="causal", versus="random", mean_difference=mean, ci95=bounds, mcnemar_p=p, wins_of=(3, 5)
+        arm="causal", versus="random", mean_difference=mean, ci95=bounds, paired_p=p, wins_of=(3, 5)
     )
 
 
@@ -42,8 +43,28 @@ def _comparison(mean: float, bounds: tuple[float, float] | None, p: float | None
 def test_the_first_paragraph_claims_what_the_interval_allows(
     fake: Fake, comparison: Comparison | None, state: str, verdict: str
 ) -> None:
-    assert wording.standing(comparison) == state
-    assert wording.headline(fake(comparison=comparison))[0] == verdict
+    report = fake(comparison=comparison)
+    assert wording.standing(report) == state
+    assert wording.headline(report)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("comparison", "state"),
+    [
+        (_comparison(-0.02, (-0.03, -0.01)), "ahead"),
+        (_comparison(-0.02, (-0.05, 0.01)), "unclear"),
+        (_comparison(0.01, (-0.03, 0.05)), "tied"),
+        (_comparison(0.02, (0.01, 0.03)), "behind"),
+    ],
+)
+def test_where_lower_is_better_the_directions_turn_round(
+    fake: Fake, errors: Yardstick, comparison: Comparison, state: str
+) -> None:
+    report = fake(comparison=comparison, yardstick=errors)
+    assert wording.standing(report) == state
+    text = wording.headline(report)[1]
+    assert "of test mean absolute error" in text and "Lower is better." in text
+    assert "Wilcoxon p = " in text and "accuracy" not in text
 
 
 def test_the_first_paragraph_names_its_numbers(fake: Fake) -> None:
@@ -73,10 +94,10 @@ def test_the_first_paragraph_says_how_magnitude_did(
     changes = {
         "name": "magnitude",
         "correct": causal.correct + correct,
-        "accuracy": (causal.correct + correct) / causal.total,
+        "quality": (causal.correct + correct) / causal.total,
         "ci95": (0.0, 1.0),
-        "hits": None,
-        "mcnemar_p": p,
+        "merits": None,
+        "paired_p": p,
     }
     others = [arm for arm in report.arms if arm.name != "magnitude"]
     report = report.model_copy(update={"arms": (*others, causal.model_copy(update=changes))})
@@ -92,7 +113,7 @@ def test_seeds_that_agree_do_not_hide_too_few_images(fake: Fake) -> None:
 
 def test_one_seed_gives_no_interval(fake: Fake) -> None:
     comparison = Comparison(
-        arm="causal", versus="random", mean_difference=0.02, ci95=None, mcnemar_p=None, wins_of=(1, 1)
+        arm="causal", versus="random", mean_difference=0.02, ci95=None, paired_p=None, wins_of=(1, 1)
     )
     text = wording.headline(fake(comparison=comparison))[1]
     assert "from 1 seed of random; that gives no interval" in text and "On the same images" not in text
@@ -104,11 +125,6 @@ def test_one_seed_gives_no_interval(fake: Fake) -> None:
         (wording.percent(0.97223), "97.22 %"),
         (wording.percent(0.498, 1), "49.8 %"),
         (wording.percent(None), "–"),
-        (wording.points(-0.00833), "−0.83 pp"),
-        (wording.points(0.0123), "+1.23 pp"),
-        (wording.points(1e-9), "0.00 pp"),
-        (wording.points(-1e-9), "0.00 pp"),
-        (wording.points(None), "–"),
         (wording.quantity(812), "812"),
         (wording.quantity(3_421_184), "3.42 M"),
         (wording.quantity(78_042), "78.0 k"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.measure.accuracy import evaluate
+from causal_prune.measure.quality import evaluate
 from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
 
 
@@ -43,7 +43,7 @@ def test_evaluate_counts_every_image_of_every_model_in_one_pass():
 
     assert loader.passes == 1
     assert found["identity"].predictions.tolist() == [0, 1, 2, 0, 2]
-    assert found["identity"].hits.tolist() == [True, True, False, False, True]
+    assert found["identity"].merits.tolist() == [True, True, False, False, True]
     assert (found["identity"].correct, found["identity"].total, found["identity"].value) == (3, 5, 0.6)
     assert found["swapped"].predictions.tolist() == [1, 0, 2, 1, 2]
     assert found["swapped"].correct == 1
