@@ -129,7 +129,7 @@ def quality_against_share(report: Report) -> tuple[Figure | None, str]:
         linewidth=2.2,
     )
     axes.set_xlabel("units removed (%)")
-    axes.set_ylabel(f"{yardstick.name} on the {curve.split} split{_in(yardstick)}")
+    axes.set_ylabel(_axis(yardstick, f"on the {curve.split} split"))
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom=max(0.0, bottom), top=min(101.0, top + 1) if yardstick.kind == "share" else top)
     axes.grid(True)
@@ -164,9 +164,10 @@ def _curve_caption(curve: Curve, report: Report, seeds: int) -> str:
     return f"{quality} {yardstick.better.capitalize()} is better. {curve.note}".strip()
 
 
-def _in(yardstick: Yardstick) -> str:
-    """The unit on an axis."""
-    return f" ({yardstick.unit})" if yardstick.unit else ""
+def _axis(yardstick: Yardstick, after: str, *, before: str = "") -> str:
+    """The label of an axis of qualities; in two lines where one would not fit."""
+    name = f"{before}{yardstick.name} ({yardstick.unit})" if yardstick.unit else f"{before}{yardstick.name}"
+    return f"{name}\n{after}" if yardstick.kind == "number" else f"{name}  {after}"
 
 
 def quality_against_latency(report: Report) -> tuple[Figure | None, str]:
@@ -189,7 +190,7 @@ def quality_against_latency(report: Report) -> tuple[Figure | None, str]:
         seen.setdefault(arm.name, _arm_point(axes, arm, latency, yardstick))
     axes.set_xlabel(f"median latency (ms, {conditions(timed[0][0])})  ← faster")
     arrow = "better →" if yardstick.better == "higher" else "← better"
-    axes.set_ylabel(f"test {yardstick.name}{_in(yardstick)}  {arrow}")
+    axes.set_ylabel(_axis(yardstick, arrow, before="test "))
     axes.set_xlim(left=0)
     axes.grid(True)
     order = [*LOOKS, *seen]

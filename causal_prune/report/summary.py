@@ -1,5 +1,6 @@
 """The summary for the terminal: a table of the arms and the sentences that go with it."""
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from causal_prune.report.report import Report
@@ -45,14 +46,7 @@ def summary_table(report: Report) -> "Table":
         caption_justify="left",
     )
     table.add_column("arm", no_wrap=True)
-    judged = f"test {report.yardstick.name}\n95 % interval"
-    for heading in (
-        judged,
-        "MACs\nkept",
-        "params\nkept",
-        "ONNX\nkept",
-        "median\nms",
-    ):
+    for heading in (_judged(report), "MACs\nkept", "params\nkept", "ONNX\nkept", "median\nms"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("against\ndense", justify="right", max_width=12)
     for row in arm_rows(report):
@@ -70,3 +64,8 @@ def summary_table(report: Report) -> "Table":
             style="bold" if row.label == "causal" else None,
         )
     return table
+
+
+def _judged(report: Report) -> str:
+    """The heading of the quality, in lines that leave room for the other columns."""
+    return "\n".join((*wrap(f"test {report.yardstick.heading}", 16), "95 % interval"))

@@ -72,7 +72,7 @@ def arm_rows(report: Report) -> list[ArmRow]:
 def _single(
     report: Report, arm: Arm, kind: Literal["dense", "causal", "member", "other"], label: str, detail: str
 ) -> ArmRow:
-    dense, latency, yardstick = report.dense, arm.latency_ms, report.yardstick
+    dense, latency, yardstick = report.dense, arm.latency_ms, report.yardstick.in_columns
     return ArmRow(
         kind=kind,
         label=label,
@@ -99,7 +99,7 @@ def _single(
 
 
 def _summary(report: Report) -> ArmRow:
-    arms, dense, yardstick = report.random, report.dense, report.yardstick
+    arms, dense, yardstick = report.random, report.dense, report.yardstick.in_columns
     macs, params, size = (
         _mean_of(arms, part)
         for part in (lambda arm: arm.macs, lambda arm: arm.params, lambda arm: arm.onnx_bytes)
@@ -181,7 +181,7 @@ def side_rows(report: Report) -> list[SideRow]:
     if removed is None:
         return []
     pairs: tuple[tuple[str, Callable[[ArmRow], str]], ...] = (
-        (f"test {yardstick.name}", lambda row: f"{row.quality} ({row.counted})"),
+        (f"test {yardstick.heading}", lambda row: f"{row.quality} ({row.counted})"),
         (f"95 % {yardstick.interval_of} interval", lambda row: row.interval),
         ("change from dense", lambda row: row.change),
         ("MACs (kept)", lambda row: f"{row.macs} ({row.macs_kept})"),
@@ -261,7 +261,7 @@ def curve_rows(report: Report) -> list[CurveRow]:
     Returns:
         One row per share of units removed; empty without a curve.
     """
-    curve, yardstick = report.curve, report.yardstick
+    curve, yardstick = report.curve, report.yardstick.in_columns
     if curve is None:
         return []
     return [

@@ -37,6 +37,16 @@ class Yardstick(BaseModel):
         """Whose test compares two networks on the same images."""
         return {"share": "McNemar", "number": "Wilcoxon"}[self.kind]
 
+    @property
+    def heading(self) -> str:
+        """The name above a column or beside an axis, with the unit where cells go without."""
+        return f"{self.name} in {self.unit}" if self.kind == "number" and self.unit else self.name
+
+    @property
+    def in_columns(self) -> "Yardstick":
+        """The same for the cells of a table: a unit that is a word stands in the heading alone."""
+        return self if self.kind == "share" else self.model_copy(update={"unit": "", "points": ""})
+
     def gain(self, difference: float) -> float:
         """How much better the first of two networks is.
 
