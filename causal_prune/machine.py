@@ -2,6 +2,7 @@
 
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -87,9 +88,9 @@ def add_up(tensor: Tensor) -> Tensor:
         if dist.get_backend() == "nccl"
         else torch.device("cpu")
     )
-    moved = tensor.to(device)
-    dist.all_reduce(moved)
-    return moved.to(tensor.device)
+    shared = tensor.to(device)
+    dist.all_reduce(shared)
+    return shared.to(tensor.device)
 
 
 def smallest(value: int) -> int:
@@ -207,3 +208,19 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file; what was there before stays until the end of the block, and for good where that raises.
+
+    Yields:
+        Another path, beside it, that becomes the file.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = Path(folder) / path.name
+        yield written
+        written.replace(path)

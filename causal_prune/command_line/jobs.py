@@ -12,9 +12,8 @@ from causal_prune.fine_tuning import fine_tune
 from causal_prune.machine import check_device, one_thread
 from causal_prune.network.running import seeded
 from causal_prune.pipeline import Compressed, Options, choose, compress, layer_entries, recipe_of
-from causal_prune.report import Layer, check_out
+from causal_prune.report import LayerWidths, Target, check_out
 from causal_prune.sources import check_fits, load_data, load_model, load_weights, small_resnet
-from causal_prune.surgery import Target
 from causal_prune.tracing import FilterGraph, trace
 
 TRAINING_EPOCHS = 40
@@ -44,7 +43,7 @@ def run_job(settings: RunSettings, *, command: str) -> Compressed:
     return compress(model, data, options)
 
 
-def dry_run_job(settings: RunSettings) -> tuple[Target, list[Layer]]:
+def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
     """Plan without cutting or writing anything.
 
     Args:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causal_prune.measure import measure_latency, speedup
-from causal_prune.report import Layer
-from causal_prune.surgery import Target
+from causal_prune.report import LayerWidths, Target
 from causal_prune.tracing import FilterGraph
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _NUMBERS = {
 }
 
 
-def dry_run_lines(target: Target, layers: Iterable[Layer]) -> Iterator[str]:
+def dry_run_lines(target: Target, layers: Iterable[LayerWidths]) -> Iterator[str]:
     """Describe what would be cut.
 
     Args:

@@ -45,7 +45,7 @@ class Recipe:
     device: str = "cpu"
 
 
-def cut(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
+def pruned(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
     """Apply a plan in one of the two modes.
 
     Args:
@@ -76,7 +76,7 @@ def run_arm(
         The arm.
     """
     label = name if seed is None else f"{name} {seed}"
-    after_cut = cut(recipe.dense, plan, mode)
+    after_cut = pruned(recipe.dense, plan, mode)
     repaired = repair(
         after_cut,
         recipe.dense,

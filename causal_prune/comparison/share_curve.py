@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch.utils.data import Subset
 
-from causal_prune.comparison.arms import Recipe, cut, measured, normalised
+from causal_prune.comparison.arms import Recipe, measured, normalised, pruned
 from causal_prune.comparison.rivals import Rival
 from causal_prune.importance import FilterScores
 from causal_prune.planning import plan
@@ -38,7 +38,7 @@ def curve(
         total=len(plans),
         unit="network",
     ):
-        smaller = cut(recipe.dense, make(), recipe.mode)
+        smaller = pruned(recipe.dense, make(), recipe.mode)
         repaired = normalised(recipe, smaller)
         result[key] = measured(recipe, {"it": repaired}, some, "evaluate")["it"].value
     return result

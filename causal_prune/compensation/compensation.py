@@ -172,7 +172,7 @@ def repair(
     repaired.to(device).eval()
     reference.to(device).eval()
     with seeded(seed, device), torch.no_grad():
-        layers = _refit(repaired, reference, calibration, seed, limit, device, label)
+        layers = _walk(repaired, reference, calibration, seed, limit, device, label)
     for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):
         copy.training = original.training
     remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]
@@ -182,7 +182,7 @@ def repair(
     return Compensated(repaired.to(device_of(pruned)), tuple(layers))
 
 
-def _refit(
+def _walk(
     pruned: nn.Module,
     dense: nn.Module,
     calibration: Iterable[Any],
@@ -214,10 +214,12 @@ def _refit(
             pairs.append(pair)
         repairer = Repairer(pruned, dense, cuts, paths, seed=seed, max_memory=max_memory)
         stops = sum(paths.calls.values()) + len(paths.sums)
-        return [done for done in track(_walk(repairer, pairs), label, total=stops, unit="layer") if done]
+        standing = track(_standing(pairs), label, total=stops, unit="layer")
+        return [done for here in standing if (done := repairer.meet(here)) is not None]
 
 
-def _walk(repairer: Repairer, pairs: Sequence[Pair]) -> Iterator[LayerRepair | None]:
+def _standing(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+    """From stop to stop the pairs that stand there; whoever takes them lets them run on."""
     for pair in pairs:
         pair.advance(None, None)
     while standing := [pair for pair in pairs if pair.pruned.stop is not None]:
@@ -227,7 +229,7 @@ def _walk(repairer: Repairer, pairs: Sequence[Pair]) -> Iterator[LayerRepair | N
                 f"compensate: the cut network runs {first[1]} where the dense one does not, so that the code of the "
                 "network depends on the data; use method='batchnorm'"
             )
-        yield repairer.meet([pair for pair in standing if pair.pruned.place == first])
+        yield [pair for pair in standing if pair.pruned.place == first]
 
 
 def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:

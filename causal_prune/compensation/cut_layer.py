@@ -244,7 +244,7 @@ class CutLayer:
         matrix = matrix_of(self.module, weight.detach() - first)
         return Correction(matrix, self._constant(saved).reshape(len(matrix), -1), ridge)
 
-    def moved(self, saved: Saved, source: Tensor, before: Tensor) -> Tensor:
+    def change_since(self, saved: Saved, source: Tensor, before: Tensor) -> Tensor:
         """What its output, with what was put into the batch norm in place of a bias, has changed by.
 
         Args:

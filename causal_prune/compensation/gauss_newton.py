@@ -78,17 +78,17 @@ class Linearised:
         Returns:
             Of the shape of the output.
         """
-        moved: Tensor | None = None
+        pushed: Tensor | None = None
         for k, layer in enumerate(self.layers):
             out = _linear(layer.module, change[k], self.reads[k])
             out = out + layer.along(change[len(self.layers) + k], out)
-            if moved is not None:
-                out += _linear(layer.module, self.weights[k].detach(), moved)
-            moved = out * layer.along(layer.slope(), out)
+            if pushed is not None:
+                out += _linear(layer.module, self.weights[k].detach(), pushed)
+            pushed = out * layer.along(layer.slope(), out)
             if k < len(self.open):
-                moved *= self.open[k]
-        assert moved is not None
-        return moved
+                pushed *= self.open[k]
+        assert pushed is not None
+        return pushed
 
     def sensitivities(self, weight: Tensor, generator: torch.Generator) -> list[Tensor]:
         """How the sum of all outputs, with random signs, moves with what every layer returns.
@@ -146,15 +146,15 @@ def gauss_newton(
     direction = condition(left)
     size = at_first = _inner(left, direction)
     for number in range(DIRECTIONS):
-        moved = [part.push(direction) for part in parts]
-        curvature = sum(float((each.double().square() * weight).sum()) for each in moved)
+        pushed = [part.push(direction) for part in parts]
+        curvature = sum(float((each.double().square() * weight).sum()) for each in pushed)
         if not curvature > 0 or not size > ROUNDING * at_first:
             break
         step = size / curvature
         change = [each + step * along for each, along in zip(change, direction, strict=True)]
         if number == DIRECTIONS - 1:
             break
-        left = [each - step * found for each, found in zip(left, pulled(moved), strict=True)]
+        left = [each - step * found for each, found in zip(left, pulled(pushed), strict=True)]
         ready = condition(left)
         size, before = _inner(left, ready), size
         direction = [new + old * (size / before) for new, old in zip(ready, direction, strict=True)]

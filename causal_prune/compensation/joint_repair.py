@@ -11,7 +11,7 @@ from torch import Tensor
 
 from causal_prune.compensation.cut_layer import CutLayer
 from causal_prune.compensation.gauss_newton import Linearised, Preconditioner, gauss_newton
-from causal_prune.compensation.layer_targets import Item, Judge
+from causal_prune.compensation.layer_targets import Judge, Wanted
 from causal_prune.compensation.least_squares import Correction, Regression
 from causal_prune.compensation.output_paths import Bounds
 from causal_prune.compensation.rectified_refit import inverse, shortfall
@@ -39,7 +39,7 @@ WORSE = 1e-3
 
 def refit_together(
     series: Series,
-    items: Sequence[Item],
+    items: Sequence[Wanted],
     sources: Sequence[Tensor],
     bounds: Bounds | None,
     *,
@@ -87,11 +87,11 @@ def refit_together(
         return False
     for item, source, first in zip(items, sources, firsts, strict=True):
         item.source = series.read_by_last(source)
-        item.residual = item.residual - layer.masked(layer.moved(judge.first, item.source, first))
+        item.residual = item.residual - layer.masked(layer.change_since(judge.first, item.source, first))
     return True
 
 
-def _applies(series: Series, items: Sequence[Item], sources: Sequence[Tensor], max_memory: int) -> bool:
+def _applies(series: Series, items: Sequence[Wanted], sources: Sequence[Tensor], max_memory: int) -> bool:
     """Whether the layers do compute what the last one reads, image by image, and their matrices fit into memory."""
     first, last = series.layers[0], series.layers[-1]
     if all(item.pair.held_out for item in items):
@@ -115,14 +115,14 @@ def _applies(series: Series, items: Sequence[Item], sources: Sequence[Tensor], m
 class _Sample:
     """Images that make the fit: what the first layer reads, and at the last layer what an item says."""
 
-    def __init__(self, layer: CutLayer, parts: Sequence[tuple[Tensor, Item]], count: Sequence[int]) -> None:
+    def __init__(self, layer: CutLayer, parts: Sequence[tuple[Tensor, Wanted]], count: Sequence[int]) -> None:
         def joined(pick: Sequence[Tensor]) -> Tensor:
             return torch.cat([each[:k] for each, k in zip(pick, count, strict=True)])
 
         self.source = joined([source for source, _ in parts])
         self.read = joined([item.source for _, item in parts])
         self.residual = joined([item.residual for _, item in parts])
-        self.wanted = joined([item.wanted for _, item in parts])
+        self.wanted = joined([item.behind for _, item in parts])
         self.slope = parts[0][1].slope
         self.first = cast(Tensor, layer.module.forward(self.read))
 
@@ -135,7 +135,7 @@ class _Joint:
     bounds: Bounds | None
     seed: int
     judge: Judge
-    judged: Sequence[tuple[Tensor, Item]]
+    judged: Sequence[tuple[Tensor, Wanted]]
     samples: Sequence[_Sample]
     condition: Preconditioner | None = None
 
@@ -191,15 +191,15 @@ class _Joint:
 
     def _missing(self, part: Linearised, sample: _Sample) -> Tensor:
         """What is missing behind the last layer's batch norm."""
-        moved = self.last.moved(self.judge.first, part.reads[-1], sample.first)
-        left = sample.residual - self.last.masked(moved)
+        change = self.last.change_since(self.judge.first, part.reads[-1], sample.first)
+        left = sample.residual - self.last.masked(change)
         if self.bounds is not None:
             slope = self.last.along(sample.slope, left)
             left = shortfall(sample.wanted, slope * left, self.bounds) * inverse(slope)
         return left * self.last.along(self.last.slope(), left)
 
 
-def _samples(series: Series, fit: Sequence[tuple[Tensor, Item]], max_memory: int) -> Iterator[_Sample]:
+def _samples(series: Series, fit: Sequence[tuple[Tensor, Wanted]], max_memory: int) -> Iterator[_Sample]:
     """As many images as the weights ask for, from all batches alike."""
     source, item = fit[0]
     each = max(1, item.residual.numel() // len(item.residual))
@@ -207,7 +207,7 @@ def _samples(series: Series, fit: Sequence[tuple[Tensor, Item]], max_memory: int
     living = sum(tensor.numel() * tensor.element_size() for tensor in (source, item.source, item.residual))
     wanted = min(wanted, max(1, int(max_memory / max(1, LIVING * living / len(source)))))
     share = min(1.0, wanted / sum(len(source) for source, _ in fit))
-    waiting: list[tuple[Tensor, Item]] = []
+    waiting: list[tuple[Tensor, Wanted]] = []
     for source, item in fit:
         if waiting and (
             source.shape[1:] != waiting[0][0].shape[1:]

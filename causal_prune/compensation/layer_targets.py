@@ -13,11 +13,11 @@ from causal_prune.network.layer_matrices import channel_dim
 
 
 @dataclass
-class Item:
-    """What a pair says about a layer: residual is what its output should be changed by.
+class Wanted:
+    """What a layer should return for the images of a pair: residual is what its output should be changed by.
 
     `off` says how far the layer, or the sum that it goes into, is from what the dense network computes, as a share of
-    the largest number there. `wanted` is what should be behind the layer's batch norm and sum, and `slope`, per filter,
+    the largest number there. `behind` is what should be behind the layer's batch norm and sum, and `slope`, per filter,
     by how much that changes with the layer's output.
     """
 
@@ -27,18 +27,18 @@ class Item:
     residual: Tensor
     off: float
     dense_reply: Tensor
-    wanted: Tensor
+    behind: Tensor
     slope: Tensor
 
     def let_go(self) -> None:
         """Give up what was needed for the refit alone."""
-        self.residual = self.source = self.dense_source = self.wanted = torch.empty(0)
+        self.residual = self.source = self.dense_source = self.behind = torch.empty(0)
 
 
 class Judge:
     """The squared error of a layer on the images that were held out, or on all where none were."""
 
-    def __init__(self, layer: CutLayer, items: Sequence[Item]) -> None:
+    def __init__(self, layer: CutLayer, items: Sequence[Wanted]) -> None:
         self.layer = layer
         self.items = [item for item in items if item.pair.held_out] or list(items)
         self.first = layer.state()
@@ -60,14 +60,14 @@ class Judge:
         """
         plain, through = torch.zeros(2, self.layer.filters, dtype=torch.float64, device=self.outs[0].device)
         for item, out in zip(self.items, self.outs, strict=True):
-            missing = item.residual - self.layer.moved(self.first, item.source, out)
+            missing = item.residual - self.layer.change_since(self.first, item.source, out)
             squares = self._squares(missing)
             plain += squares
             if bounds is None:
                 through += squares * item.slope.double().square()
                 continue
-            now = item.wanted - self.layer.along(item.slope, missing) * missing
-            through += self._squares(item.wanted.clamp(*bounds) - now.clamp(*bounds))
+            now = item.behind - self.layer.along(item.slope, missing) * missing
+            through += self._squares(item.behind.clamp(*bounds) - now.clamp(*bounds))
         return plain, through
 
     def _squares(self, values: Tensor) -> Tensor:

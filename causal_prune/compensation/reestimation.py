@@ -16,10 +16,11 @@ from causal_prune.network.running import (
     device_of,
     inputs_of,
     modes_kept,
-    moved,
+    on_device,
     seeded,
     tensors_in,
 )
+from causal_prune.network.spread import Spread
 from causal_prune.progress import track
 
 
@@ -94,14 +95,12 @@ def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 class _Pooled:
-    """What a batch norm read so far: mean and squared deviations, merged in float64 (Chan et al. 1979)."""
+    """What a batch norm read so far."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         self.norm = norm
-        self.count = 0
         self.batches = 0
-        self.mean = torch.zeros((), dtype=torch.float64)
-        self.squares = torch.zeros((), dtype=torch.float64)
+        self.spread = Spread()
 
     def add(self, values: Tensor) -> int:
         """Merge one batch.
@@ -118,11 +117,8 @@ class _Pooled:
             values.float() if values.element_size() < 4 else values, axes, correction=0
         )
         variance, mean = variance.cpu().double(), mean.cpu().double()
-        total = self.count + size
-        shift = mean - self.mean
-        self.mean = self.mean + shift * (size / total)
-        self.squares = self.squares + variance * size + shift**2 * (self.count * size / total)
-        self.count, self.batches = total, self.batches + 1
+        self.spread = self.spread.with_more(size, mean, variance * size)
+        self.batches += 1
         return size
 
     def normalised(self, values: Tensor) -> Tensor:
@@ -137,7 +133,8 @@ class _Pooled:
         weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
         if self.add(values) > 1:
             return nn.functional.batch_norm(values, None, None, weight, bias, training=True, eps=eps)
-        mean, variance = self.mean.to(values), (self.squares / self.count).to(values)
+        seen = self.spread
+        mean, variance = seen.mean.to(values), (seen.squares / seen.count).to(values)
         return nn.functional.batch_norm(values, mean, variance, weight, bias, eps=eps)
 
 
@@ -200,7 +197,7 @@ def numbered(calibration: Iterable[Any], device: str | torch.device) -> Iterator
         InputError: If an input is NaN or infinite.
     """
     for number, batch in enumerate(calibration, start=1):
-        inputs = moved(inputs_of(batch), device)
+        inputs = on_device(inputs_of(batch), device)
         tensors = tensors_in(inputs)
         if not all(bool(each.isfinite().all()) for each in tensors if each.is_floating_point()):
             raise InputError(f"compensate: batch {number} of calibration holds NaN or infinite values")
@@ -220,7 +217,9 @@ def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
         InputError: If the shapes differ, or the dense network does not accept the batch.
     """
     with modes_kept(dense):
-        expected = attempt("compensate: the dense network", dense.eval(), moved(inputs, device_of(dense)), 1)
+        expected = attempt(
+            "compensate: the dense network", dense.eval(), on_device(inputs, device_of(dense)), 1
+        )
     shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (expected, outputs)]
     if shapes[0] != shapes[1]:
         raise InputError(
@@ -239,10 +238,11 @@ def _write(statistics: _Pooled, name: str) -> None:
     Raises:
         InputError: If it read NaN or infinite values.
     """
-    norm, count = statistics.norm, statistics.count
+    norm, spread = statistics.norm, statistics.spread
+    count, mean, squares = spread.count, spread.mean, spread.squares
     if count == 0:
         return
-    if not bool((statistics.mean + statistics.squares).isfinite().all()):
+    if not bool((mean + squares).isfinite().all()):
         raise InputError(
             f"compensate: batch norm {name!r} reads NaN or infinite values on the calibration data: "
             "check the images and the weights before it"
@@ -255,7 +255,7 @@ def _write(statistics: _Pooled, name: str) -> None:
         return
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    norm.running_mean.copy_(statistics.mean)
-    norm.running_var.copy_(statistics.squares / (count - 1))
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(squares / (count - 1))
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.fill_(statistics.batches)

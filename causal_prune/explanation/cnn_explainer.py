@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError, warn
 from causal_prune.explanation.cnn_features import Array, Heatmap, collect, frobenius_norm, heatmap
-from causal_prune.importance import score
+from causal_prune.importance import structural_equations
 from causal_prune.measure import evaluate
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.running import call, copied, device_of, modes_kept
-from causal_prune.observation import FeatureMoments, FilterMoments, moments_of
-from causal_prune.tracing import FilterGraph, Layer
+from causal_prune.observation import FeatureMoments, moments_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,27 +145,16 @@ class CausalCNNExplainer:
         """
         if not self.filter_outputs:
             raise InputError("learn_structural_equations: there are no data; call collect_data first")
-        images = len(next(iter(self.filter_outputs.values())))
         features = {}
         for index, node in self.dag.items():
-            parents = node["parents"]
-            joint = np.concatenate([self.filter_outputs[k] for k in (*parents, index)], axis=1)
+            layers = (*map(str, node["parents"]), str(index))
+            joint = np.concatenate([self.filter_outputs[int(k)] for k in layers], axis=1)
             features[str(index)] = FeatureMoments(
-                tuple(map(str, (*parents, index))),
-                moments_of(torch.from_numpy(joint)),
-                torch.arange(joint.shape[1]),
+                layers, moments_of(torch.from_numpy(joint)), torch.arange(joint.shape[1])
             )
-        graph = FilterGraph(
-            layers={
-                str(index): Layer("conv", node["filters"], 1, "dense", 1, 0, 0, ())
-                for index, node in self.dag.items()
-            },
-            groups=(),
-            chain={str(index): tuple(map(str, node["parents"])) for index, node in self.dag.items()},
-            frozen={},
-        )
-        moments = FilterMoments(images, features, {}, {}, {})
-        found = score(graph, moments, method="documented", parents="chain").layers
+        parents = {str(index): [str(k) for k in node["parents"]] for index, node in self.dag.items()}
+        filters = {str(index): node["filters"] for index, node in self.dag.items()}
+        found = structural_equations(features, parents, filters)
         self.filter_importances = {int(index): values.numpy() for index, values in found.items()}
 
     def get_filter_importances(self) -> dict[int, Array]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.network.hooks import outputs_of
-from causal_prune.network.running import Inputs, inputs_of, moved, tensors_in
+from causal_prune.network.running import Inputs, inputs_of, on_device, tensors_in
 from causal_prune.progress import track
 
 Array: TypeAlias = NDArray[np.float64]
@@ -81,7 +81,7 @@ def collect(
 
     images = 0
     for number, batch in enumerate(track(batches, "collect"), start=1):
-        inputs = moved(inputs_of(batch), device)
+        inputs = on_device(inputs_of(batch), device)
         size = tensors_in(inputs)[0].shape[0]
         images += size
         if size:

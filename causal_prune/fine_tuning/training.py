@@ -19,7 +19,7 @@ from causal_prune.network.running import (
     device_of,
     inputs_of,
     modes_kept,
-    moved,
+    on_device,
     seeded,
     tensors_in,
 )
@@ -162,7 +162,7 @@ def _step(
 ) -> Tensor:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         raise InputError(f"fine_tune: {place} is no pair (inputs, labels)")
-    labels, inputs = objective.task.labels(batch, place), moved(inputs_of(batch), device)
+    labels, inputs = objective.task.labels(batch, place), on_device(inputs_of(batch), device)
     try:
         return objective(call(tuned, inputs), inputs, labels, place)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -1,6 +1,7 @@
 from .ablation import Ablation as Ablation
 from .ablation import ablate as ablate
 from .ablation import joined as joined
+from .documented import structural_equations as structural_equations
 from .methods import METHODS as METHODS
 from .methods import WITH_LABELS as WITH_LABELS
 from .methods import Parents as Parents

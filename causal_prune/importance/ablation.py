@@ -17,9 +17,10 @@ from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_units
 from causal_prune.intervention import Constant, Intervention, Recorder, Replay, Subject
+from causal_prune.machine import whole_file
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.network.running import call, copied, device_of, inputs_of, moved, part_of
+from causal_prune.network.running import call, copied, device_of, inputs_of, on_device, part_of
 from causal_prune.progress import track
 from causal_prune.tracing import FilterGraph, Group
 
@@ -193,7 +194,7 @@ def _means(
             labels = task.labels(batch, place)
             sizes.append(len(labels))
             if len(labels):
-                output = call(network, moved(inputs_of(batch), device_of(network)))
+                output = call(network, on_device(inputs_of(batch), device_of(network)))
                 task.check(labels, task.answers(output, "dense", place), "dense", place)
     if not sum(sizes):
         raise InputError("labelled: there are no images")
@@ -216,7 +217,7 @@ def _parts(
     part = 0
     for number, batch in enumerate(labelled, start=1):
         labels = task.labels(batch, f"batch {number}").to(device)
-        inputs = moved(inputs_of(batch), device)
+        inputs = on_device(inputs_of(batch), device)
         for start in range(0, len(labels), most):
             some = slice(start, min(start + most, len(labels)))
             yield part, part_of(inputs, some, len(labels)), labels[some]
@@ -316,10 +317,8 @@ class _State:
                 f"squares/{name}": self.squares[name].numpy(),
                 f"parts/{name}": np.array(self.parts[name]),
             }
-        fresh = self.place.with_name(self.place.name + ".new")
-        with fresh.open("wb") as file:
+        with whole_file(self.place) as fresh, fresh.open("wb") as file:
             np.savez(file, allow_pickle=False, **content)
-        fresh.replace(self.place)  # whole or not at all
 
     def result(self, chosen: Mapping[str, tuple[int, ...]]) -> Ablation:
         losses = torch.cat(self.dense)

@@ -1,5 +1,7 @@
 """The documented causal score: linear structural equations between the filters' Frobenius norms (applybn 0.1.4)."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,6 @@ from causal_prune.errors import InputError, warn
 from causal_prune.importance.evidence import Evidence
 from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.observation import FeatureMoments
-from causal_prune.tracing import FilterGraph
 
 
 def score(evidence: Evidence) -> FilterScores:
@@ -33,41 +34,62 @@ def score(evidence: Evidence) -> FilterScores:
     Cost: one least-squares solve per convolution, cubic in the number of its parents' filters.
     """
     graph, moments = evidence.graph, evidence.moments
-    if moments.images < 2:
-        raise InputError(
-            "calibration: one image determines no equation; give more images than filters per layer"
-        )
-    kinship = graph.parents(evidence.parents)
-    totals = {
-        name: torch.zeros(layer.filters, dtype=torch.float64)
-        for name, layer in graph.layers.items()
-        if layer.kind == "conv"
-    }
-    for child, joint in moments.features.items():
-        sources = [name for name in kinship.get(child, ()) if name in joint.layers]
-        if not sources:
-            continue
-        widths = [graph.layers[name].filters for name in sources]
-        if moments.images <= sum(widths):
-            warn(
-                f"{moments.images} images cannot determine the equations of {child}, which has "
-                f"{sum(widths)} parents; the minimum-norm solution is used"
-            )
-        coefficients = _coefficients(graph, joint, sources, child)
-        for name, part in zip(sources, coefficients.abs().sum(dim=1).split(widths), strict=True):
-            totals[name] += part
-    shares = {
-        name: total / total.sum() if float(total.sum()) > 0 else torch.full_like(total, 1 / len(total))
-        for name, total in totals.items()
-    }
+    filters = {name: layer.filters for name, layer in graph.layers.items() if layer.kind == "conv"}
+    shares = structural_equations(moments.features, graph.parents(evidence.parents), filters)
     return from_filters("documented", "share of the layer's causal effect", graph, shares)
 
 
-def _coefficients(graph: FilterGraph, joint: FeatureMoments, sources: list[str], child: str) -> Tensor:
+def structural_equations(
+    features: Mapping[str, FeatureMoments], parents: Mapping[str, Sequence[str]], filters: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """The definition of `score`, on features alone.
+
+    Args:
+        features: By child the joint moments of its features and those of other layers.
+        parents: By child the layers whose features enter its equations.
+        filters: By layer the number of its features.
+
+    Returns:
+        By layer one share per filter, float64; they sum to 1.
+
+    Raises:
+        InputError: If there is only one image.
+
+    Warns:
+        CausalPruneWarning: If there are no more images than parents of a filter.
+    """
+    totals = {name: torch.zeros(count, dtype=torch.float64) for name, count in filters.items()}
+    for child, joint in features.items():
+        images = joint.family.count
+        if images < 2:
+            raise InputError(
+                "calibration: one image determines no equation; give more images than filters per layer"
+            )
+        sources = [name for name in parents.get(child, ()) if name in joint.layers]
+        if not sources:
+            continue
+        widths = [filters[name] for name in sources]
+        if images <= sum(widths):
+            warn(
+                f"{images} images cannot determine the equations of {child}, which has "
+                f"{sum(widths)} parents; the minimum-norm solution is used"
+            )
+        coefficients = _coefficients(joint, filters, sources, child)
+        for name, part in zip(sources, coefficients.abs().sum(dim=1).split(widths), strict=True):
+            totals[name] += part
+    return {
+        name: total / total.sum() if float(total.sum()) > 0 else torch.full_like(total, 1 / len(total))
+        for name, total in totals.items()
+    }
+
+
+def _coefficients(
+    joint: FeatureMoments, filters: Mapping[str, int], sources: Sequence[str], child: str
+) -> Tensor:
     """Least-squares coefficients of all filters of `child` on all filters of `sources`, minimum norm."""
     offsets, start = {}, 0
     for name in joint.layers:
-        offsets[name] = torch.arange(start, start := start + graph.layers[name].filters)
+        offsets[name] = torch.arange(start, start := start + filters[name])
     rows, columns = torch.cat([offsets[name] for name in sources]), offsets[child]
     scatter = joint.moments.scatter
     gram, cross = scatter[rows][:, rows], scatter[rows][:, columns]

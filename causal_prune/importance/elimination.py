@@ -191,16 +191,16 @@ class _System:
         )
         pivot = _cholesky(row.index_select(2, rows))
         fresh = torch.linalg.solve_triangular(pivot, row, upper=False)
-        moved: Tensor = torch.linalg.solve_triangular(pivot, self.weight.index_select(1, rows), upper=False)
-        self.weight.baddbmm_(fresh.mT, moved, alpha=-1)
+        solved: Tensor = torch.linalg.solve_triangular(pivot, self.weight.index_select(1, rows), upper=False)
+        self.weight.baddbmm_(fresh.mT, solved, alpha=-1)
         by_unit = fresh.unflatten(2, (-1, self.width)).permute(0, 2, 3, 1)
         self.diagonal -= by_unit @ by_unit.mT
         self.factor[:, self.done : self.done + len(rows)] = fresh
         self.done += len(rows)
         self.left[here] = False
         rises[:, read] = (
-            moved.square()
-            .reshape(self.consumers, -1, len(here), self.width, moved.shape[2])
+            solved.square()
+            .reshape(self.consumers, -1, len(here), self.width, solved.shape[2])
             .sum(dim=(1, 3, 4))
         )
         return rises

@@ -16,7 +16,7 @@ from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.network.hooks import outputs_of
-from causal_prune.network.running import call, device_of, inputs_of, modes_kept, moved, part_of
+from causal_prune.network.running import call, device_of, inputs_of, modes_kept, on_device, part_of
 from causal_prune.progress import track
 
 IMAGES, FEWEST = 300, 10
@@ -174,6 +174,6 @@ def _components(
     layers = {name: network.get_submodule(name) for name in producers}
     with torch.no_grad(), modes_kept(network), outputs_of(layers, see):
         network.eval()
-        logits = task.answers(call(network, moved(inputs, device)), "dense", "the class")
+        logits = task.answers(call(network, on_device(inputs, device)), "dense", "the class")
     task.check(torch.full((len(logits),), label), logits, "dense", "the class")
     return found, logits[:, label].double().cpu().numpy()

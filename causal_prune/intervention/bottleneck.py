@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.network.hooks import outputs_of
-from causal_prune.network.running import call, device_of, inputs_of, modes_kept, moved
+from causal_prune.network.running import call, device_of, inputs_of, modes_kept, on_device
+from causal_prune.network.spread import Spread
 from causal_prune.progress import track
 
 MIN_STD = 0.01
@@ -24,20 +25,24 @@ class StreamingMeanStd:
     """Mean and standard deviation of every element of a tensor over a stream of batches (Welford 1962).
 
     Attributes:
-        count: Images seen.
-        mean: Mean per element; None before the first batch.
         nonzero: Images in which an element was not 0.
     """
 
-    count: int
-    mean: Tensor | None
     nonzero: Tensor | None
 
     def __init__(self) -> None:
-        self.count = 0
-        self.mean = None
+        self._spread = Spread()
         self.nonzero = None
-        self._scatter: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Images seen."""
+        return self._spread.count
+
+    @property
+    def mean(self) -> Tensor | None:
+        """Mean per element; None before the first batch."""
+        return self._spread.mean if self.count else None
 
     def update(self, batch: Tensor) -> None:
         """Take further images in.
@@ -48,23 +53,16 @@ class StreamingMeanStd:
         rows = batch.detach().double()
         if not len(rows):
             return
-        mean, scatter = rows.mean(dim=0), (rows - rows.mean(dim=0)).square().sum(dim=0)
-        nonzero = (rows != 0).sum(dim=0)
-        if self.mean is None or self._scatter is None or self.nonzero is None:
-            self.count, self.mean, self._scatter, self.nonzero = len(rows), mean, scatter, nonzero
-            return
-        total, gap = self.count + len(rows), mean - self.mean
-        self._scatter = self._scatter + scatter + gap.square() * (self.count * len(rows) / total)
-        self.mean = self.mean + gap * (len(rows) / total)
-        self.nonzero = self.nonzero + nonzero
-        self.count = total
+        mean, nonzero = rows.mean(dim=0), (rows != 0).sum(dim=0)
+        self._spread = self._spread.with_more(len(rows), mean, (rows - mean).square().sum(dim=0))
+        self.nonzero = nonzero if self.nonzero is None else self.nonzero + nonzero
 
     @property
     def std(self) -> Tensor:
         """Standard deviation per element, with n - 1; 0 for a single image."""
-        if self._scatter is None:
+        if not self.count:
             raise InputError("the estimator has seen no images: call estimate first")
-        return (self._scatter / max(1, self.count - 1)).sqrt()
+        return (self._spread.squares / max(1, self.count - 1)).sqrt()
 
     def active(self, share: float = ACTIVE_SHARE) -> Tensor:
         """Elements that are not 0 in more than a share of the images.
@@ -158,7 +156,7 @@ class InformationBottleneck:
             self._model.eval()
             for batch in track(images, "estimate"):
                 with self.interrupt_execution():
-                    call(self._model, moved(inputs_of(batch), device_of(self._model)))
+                    call(self._model, on_device(inputs_of(batch), device_of(self._model)))
         if not self.estimator.count:
             raise InputError("images: there are no images")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from causal_prune.errors import InputError
-from causal_prune.network.running import Inputs, call, device_of, modes_kept, moved, seeded, tensors_in
+from causal_prune.network.running import Inputs, call, device_of, modes_kept, on_device, seeded, tensors_in
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def count_cost(model: nn.Module, example_input: Inputs) -> Cost:
     if not tensors or not tensors[0].ndim or not len(tensors[0]):
         raise InputError("example_input holds no image: give a tensor, a tuple or a mapping of (batch, ...)")
     device = device_of(model)
-    one = _first(moved(example_input, device), len(tensors[0]))
+    one = _first(on_device(example_input, device), len(tensors[0]))
     layer_macs: dict[str, int] = {}
     counter = FlopCounterMode(display=False)
     # The fused attention of eval mode is one operator without a FLOP formula: it would count as 0.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from causal_prune.data import STANDARD_TASK, Task
 from causal_prune.errors import InputError
 from causal_prune.measure.statistics import interval_of_mean
-from causal_prune.network.running import call, copied, device_of, inputs_of, modes_kept, moved, seeded
+from causal_prune.network.running import call, copied, device_of, inputs_of, modes_kept, on_device, seeded
 from causal_prune.progress import track
 
 
@@ -104,7 +104,7 @@ def evaluate(
         placed = {name: _on_device(model, device).eval() for name, model in models.items()}
         for number, batch in enumerate(track(loader, label), start=1):
             place = f"batch {number}"
-            inputs, truth = moved(inputs_of(batch), device), task.labels(batch, place)
+            inputs, truth = on_device(inputs_of(batch), device), task.labels(batch, place)
             for name, model in placed.items():
                 outputs = task.answers(call(model, inputs), name, place)
                 task.check(truth, outputs, name, place)

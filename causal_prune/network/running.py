@@ -57,7 +57,7 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
-def moved(inputs: Any, device: torch.device | str) -> Any:
+def on_device(inputs: Any, device: torch.device | str) -> Any:
     """The same inputs on another device.
 
     Args:
@@ -70,9 +70,9 @@ def moved(inputs: Any, device: torch.device | str) -> Any:
     if isinstance(inputs, Tensor):
         return inputs.to(device)
     if isinstance(inputs, Mapping):
-        return {key: moved(entry, device) for key, entry in inputs.items()}
+        return {key: on_device(entry, device) for key, entry in inputs.items()}
     if isinstance(inputs, tuple | list):
-        return tuple(moved(entry, device) for entry in inputs)
+        return tuple(on_device(entry, device) for entry in inputs)
     return inputs
 
 

@@ -20,13 +20,13 @@ from causal_prune.network.running import (
     device_of,
     inputs_of,
     modes_kept,
-    moved,
+    on_device,
     tensors_in,
 )
 from causal_prune.observation.filter_norms import FeatureMoments, NormFamilies
 from causal_prune.observation.gathering import gather_all
 from causal_prune.observation.joined_states import State, StateFlow
-from causal_prune.observation.layer_reads import Reading, ReadMoments, readings, undetermined
+from causal_prune.observation.layer_reads import ReadGathering, ReadMoments, planned_reads, undetermined
 from causal_prune.observation.output_effects import OutputEffects
 from causal_prune.progress import track
 from causal_prune.tracing import FilterGraph
@@ -69,7 +69,7 @@ def observe(
         graph: From `trace`.
         calibration: Batches: tensors, mappings of tensors, or tuples (inputs, labels); labels are not used.
         max_memory: Bytes that the moments may take in each process. Where they would take more, the layers with the
-            longest patches are read as channels (see `reading`), with a warning. Default: half of what is free.
+            longest patches are read as channels (see `layer_reads`), with a warning. Default: half of what is free.
 
     Returns:
         The moments, in float64 on the CPU.
@@ -113,8 +113,8 @@ class _Collector:
         self.device = device_of(model) if device_of(model).type != "mps" else torch.device("cpu")
         self.norms = NormFamilies(graph, limit // 2)
         used = self.norms.bytes
-        self.reads: dict[str, Reading] = {}
-        self.reads, notes = readings(self.modules, graph, limit - used, self.device)
+        self.reads: dict[str, ReadGathering] = {}
+        self.reads, notes = planned_reads(self.modules, graph, limit - used, self.device)
         self.notes = (*self.norms.notes, *notes)
         self.flow = StateFlow({name: graph.layers[name].filters for name in self.reads}, self.device)
         self.effects = OutputEffects(model, {name: graph.layers[name].filters for name in self.reads})
@@ -126,7 +126,7 @@ class _Collector:
         with torch.no_grad(), modes_kept(self.model):
             self.model.eval()
             for batch in track(calibration, "observe", count=_size):
-                inputs = moved(inputs_of(batch), device)
+                inputs = on_device(inputs_of(batch), device)
                 size = _size(batch)
                 if size:  # statistics of an empty batch are NaN
                     self.follow(inputs)

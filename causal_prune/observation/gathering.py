@@ -57,29 +57,6 @@ def moments_of(rows: Tensor) -> Moments:
     return Moments(rows.shape[-2], mean.squeeze(-2), centred.mT @ centred)
 
 
-def merge(a: Moments | None, b: Moments) -> Moments:
-    """Moments of two sets of rows together (Chan, Golub and LeVeque 1979, eq. 1.1).
-
-    S = S_a + S_b + d d^T n_a n_b / (n_a + n_b), with d the difference of the means.
-
-    Args:
-        a: Moments so far, or None.
-        b: Moments of further rows.
-
-    Returns:
-        Moments of all rows.
-    """
-    if a is None or a.count == 0:
-        return b
-    n = a.count + b.count
-    d = (b.mean - a.mean).unsqueeze(-1)
-    return Moments(
-        n,
-        a.mean + d.squeeze(-1) * (b.count / n),
-        a.scatter + b.scatter + (d @ d.mT) * (a.count * b.count / n),
-    )
-
-
 class Gathering:
     """Moments that grow in place: Chan's merge without a second matrix of the size of the scatter.
 

@@ -174,7 +174,7 @@ def _carried(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], flow_of:
     if name in _SAME:
         return flow
     if name in _MOVED and flow is not None:
-        return _moved(name, args, flow)
+        return _reordered(name, args, flow)
     if "batch_norm" in name and flow is not None:
         return _normalised(func, args, kwargs, flow)
     if name in _SUMS:
@@ -184,7 +184,7 @@ def _carried(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], flow_of:
     return None
 
 
-def _moved(name: str, args: Sequence[Any], flow: _Flow) -> _Flow:
+def _reordered(name: str, args: Sequence[Any], flow: _Flow) -> _Flow:
     rank = args[0].dim()
     order = list(range(rank))
     if name == "permute":

@@ -70,7 +70,7 @@ class ReadMoments:
         return mixed.transpose(1, 2).reshape(groups, -1, inputs)
 
 
-class Reading:
+class ReadGathering:
     """Gathers the moments of one layer.
 
     Args:
@@ -135,9 +135,9 @@ class Reading:
         return ReadMoments(rows, covariance, shape)
 
 
-def readings(
+def planned_reads(
     modules: Mapping[str, nn.Module], graph: FilterGraph, limit: int, device: torch.device
-) -> tuple[dict[str, Reading], tuple[str, ...]]:
+) -> tuple[dict[str, ReadGathering], tuple[str, ...]]:
     """What is to be read of every consumer of a prunable group, within a limit.
 
     Whole patches are the exact inputs of the structural equations. The layers with the longest patches are read as
@@ -151,7 +151,7 @@ def readings(
         device: Where to add up.
 
     Returns:
-        Empty readings by layer, and notes on what is read as channels.
+        Empty gatherings by layer, and notes on what is read as channels.
     """
     names = dict.fromkeys(m.layer for group in graph.prunable for m in group.of_role("consumer"))
     sizes: dict[str, tuple[int, int, int]] = {}
@@ -190,7 +190,8 @@ def readings(
             "that max_memory leaves for them, though all layers that can be are read as channels"
         )
     made = {
-        name: Reading(*(sizes[name] if whole[name] else reduced(name)), whole[name], device) for name in names
+        name: ReadGathering(*(sizes[name] if whole[name] else reduced(name)), whole[name], device)
+        for name in names
     }
     return made, tuple(notes)
 

@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import CausalPruneError, InputError, ParityError, first_line
+from causal_prune.machine import whole_file
 from causal_prune.network.running import Inputs, call, device_of, modes_kept, seeded, tensors_in
 from causal_prune.onnx_files.parity import Parity, check_tolerance, largest_error, parity_of
 from causal_prune.onnx_files.session import open_session, signature
@@ -77,19 +77,17 @@ def export_onnx(
         modes_kept(model),
         seeded(0, device),
         torch.no_grad(),
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
+        whole_file(path) as file,
     ):
         flat.eval()
         try:
             reference = flat.named_outputs(example)
         except Exception as error:
             raise InputError(f"the model cannot run example_input: {first_line(error)}") from error
-        file = Path(folder) / path.name
         _write(_converted(flat, example, list(reference), dynamic_batch), file, metadata or {})
         parities = [
             _parity_with_torch(flat, file, batch, tolerance) for batch in _batches(example, dynamic_batch)
         ]
-        file.replace(path)
     outputs = {name: max(parity.outputs[name] for parity in parities) for name in reference}
     return parity_of(outputs, tolerance)
 

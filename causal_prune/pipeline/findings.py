@@ -18,11 +18,10 @@ from causal_prune.report import (
     Arm,
     Comparison,
     LatencySummary,
-    Layer,
+    LayerWidths,
     ParitySummary,
     Report,
     Split,
-    Target,
     Yardstick,
     hits_to_text,
     numbers_to_text,
@@ -59,7 +58,7 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         parents=options.parents or "graph",
         compensation=REPAIRS[options.compensation],
         epochs=options.epochs,
-        target=Target(**vars(chosen.plan.target)),
+        target=chosen.plan.target,
         split=Split(**data.split),
         data=data.name,
         classes=len(data.classes),
@@ -170,7 +169,7 @@ def compared(outcome: Outcome, yardstick: Yardstick) -> Comparison | None:
     )
 
 
-def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[Layer]:
+def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[LayerWidths]:
     """Widths before and after, of convolutions and linear layers.
 
     Args:
@@ -186,7 +185,7 @@ def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[Layer]:
             entry = planned.layers.get(name)
             kept = entry.keep_filters if entry else None
             entries.append(
-                Layer(
+                LayerWidths(
                     name=name,
                     filters_before=layer.filters,
                     frozen=graph.frozen.get(name),

@@ -47,8 +47,8 @@ def repairs(causal: ArmResult) -> Iterator[str]:
     kept = [repair for repair in causal.repairs if repair.outcome == "kept"]
     if causal.repairs:
         refitted = sum(repair.outcome == "refitted" for repair in causal.repairs)
-        moved = {name for repair in causal.repairs for name in repair.together}
-        together = f", {len(moved)} of them together with the layer that reads them" if moved else ""
+        joined = {name for repair in causal.repairs for name in repair.together}
+        together = f", {len(joined)} of them together with the layer that reads them" if joined else ""
         yield f"compensation refitted {refitted} of {len(causal.repairs)} layers of the causal arm{together}"
     for repair in kept:
         yield f"compensation left the weights of {repair.layer} as they were cut: {repair.reason}"

@@ -14,7 +14,8 @@ from causal_prune.onnx_files import export_onnx
 from causal_prune.planning.targets import Goal
 from causal_prune.planning.unit_choice import check_prunable, plan
 from causal_prune.progress import track
-from causal_prune.surgery import PruningPlan, Target, remove
+from causal_prune.report import Target
+from causal_prune.surgery import PruningPlan, remove
 from causal_prune.tracing import FilterGraph
 
 STEPS = 7

@@ -13,8 +13,8 @@ from causal_prune.machine import alignment
 from causal_prune.planning.allocation import by_curves, equal_shares
 from causal_prune.planning.network_cost import share_kept
 from causal_prune.planning.targets import Goal
-from causal_prune.report import TargetKind
-from causal_prune.surgery import PruningPlan, Target
+from causal_prune.report import Target, TargetKind
+from causal_prune.surgery import PruningPlan
 from causal_prune.tracing import FilterGraph, Group
 
 

@@ -10,7 +10,7 @@ from .report import Arm as Arm
 from .report import Comparison as Comparison
 from .report import Curve as Curve
 from .report import LatencySummary as LatencySummary
-from .report import Layer as Layer
+from .report import LayerWidths as LayerWidths
 from .report import ParitySummary as ParitySummary
 from .report import Report as Report
 from .report import Split as Split

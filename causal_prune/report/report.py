@@ -141,7 +141,7 @@ class Comparison(Strict):
     wins_of: tuple[Count, Count]
 
 
-class Layer(Strict):
+class LayerWidths(Strict):
     """Width of one convolution before and after, and why it was not cut where it was frozen."""
 
     name: str
@@ -213,7 +213,7 @@ class Report(Strict):
     dense: Arm
     arms: tuple[Arm, ...]
     comparison: Comparison | None
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerWidths, ...]
     agreement: AgreementSummary | None
     curve: Curve | None
     importances: dict[str, tuple[float, ...]]

@@ -16,12 +16,12 @@ from causal_prune.sources.factories import nearest
 from causal_prune.sources.images import FormOf, ImageArrays
 from causal_prune.sources.splits import (
     CUT_FROM_TRAINING,
-    Labelled,
+    LabelledSet,
     Labels,
     Splits,
-    cut,
-    cut_validation,
-    labelled,
+    labelled_set,
+    split_off,
+    split_validation,
 )
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -46,9 +46,9 @@ def read_digits(*, form_of: FormOf) -> Splits:
     images = _channels_first(digits.images.astype(np.uint8))
     labels: Labels = digits.target.astype(np.int64)
     classes = tuple(str(name) for name in digits.target_names)
-    whole = labelled(ImageArrays(images, labels, form_of((1, 8, 8))), labels)
-    rest, test = cut(whole, round(DIGITS_TEST_SHARE * len(labels)))
-    train, validation = cut(rest, round(DIGITS_VALIDATION_SHARE * len(labels)))
+    whole = labelled_set(ImageArrays(images, labels, form_of((1, 8, 8))), labels)
+    rest, test = split_off(whole, round(DIGITS_TEST_SHARE * len(labels)))
+    train, validation = split_off(rest, round(DIGITS_VALIDATION_SHARE * len(labels)))
     name = "digits of scikit-learn (8x8 grey; stratified train/validation/test split of 65/15/20 %)"
     return Splits(train, validation, test, classes, name)
 
@@ -158,7 +158,7 @@ def _splits(
     if images["test"].shape[1:] != images["train"].shape[1:]:
         shapes = " and ".join(str(arrays[f"{split}_images"].shape[1:]) for split in ("test", "train"))
         raise InputError(f"--data: {place}: test and training images differ in shape: {shapes}")
-    parts: dict[str, Labelled] = {}
+    parts: dict[str, LabelledSet] = {}
     for split in ("train", "test"):
         labels = arrays[f"{split}_labels"].astype(np.int64)
         if len(images[split]) != len(labels):
@@ -167,8 +167,8 @@ def _splits(
         outside = labels[(labels < 0) | (labels >= len(classes))]
         if len(outside):
             raise InputError(f"--data: {place}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
-        parts[split] = labelled(ImageArrays(images[split], labels, form), labels)
-    train, validation = cut_validation(parts["train"], classes)
+        parts[split] = labelled_set(ImageArrays(images[split], labels, form), labels)
+    train, validation = split_validation(parts["train"], classes)
     return Splits(train, validation, parts["test"], classes, f"{name} ({CUT_FROM_TRAINING})")
 
 

@@ -9,7 +9,7 @@ from causal_prune.sources.arrays import read_digits, read_npz, read_torchvision
 from causal_prune.sources.data_factory import read_factory
 from causal_prune.sources.image_folder import read_image_folder
 from causal_prune.sources.images import input_format
-from causal_prune.sources.splits import assemble
+from causal_prune.sources.splits import with_calibration
 
 FORMS = "digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or path/file.py:factory"
 
@@ -71,4 +71,4 @@ def load_data(
         splits = made
     else:
         raise InputError(f"--data: '{spec}' is not one of {FORMS}")
-    return assemble(splits, calibration_images=calibration_images, seed=seed)
+    return with_calibration(splits, calibration_images=calibration_images, seed=seed)

@@ -11,7 +11,7 @@ from causal_prune.data import STANDARD_TASK, Data, Images, Task
 from causal_prune.errors import InputError, one_line
 from causal_prune.progress import track
 from causal_prune.sources.factories import call_factory
-from causal_prune.sources.splits import CUT_FROM_TRAINING, Labels, Splits, cut_validation, labelled
+from causal_prune.sources.splits import CUT_FROM_TRAINING, Labels, Splits, labelled_set, split_validation
 
 FORMS = "a Data, {'train', 'test'[, 'validation'][, 'classes'][, 'task']}, (train, test) or (train, validation, test)"
 
@@ -48,10 +48,12 @@ def read_factory(spec: str) -> Data | Splits:
     parts, names, task = _parts(made, spec)
     labels = {split: _labels(part, f"{spec}: {split}", task) for split, part in parts.items()}
     classes = _classes(labels, names, spec) if task.has_classes else ()
-    train, test = (labelled(parts[split], labels[split]) for split in ("train", "test"))
+    train, test = (labelled_set(parts[split], labels[split]) for split in ("train", "test"))
     if "validation" in parts:
-        return Splits(train, labelled(parts["validation"], labels["validation"]), test, classes, spec, task)
-    train, validation = cut_validation(train, classes, task)
+        return Splits(
+            train, labelled_set(parts["validation"], labels["validation"]), test, classes, spec, task
+        )
+    train, validation = split_validation(train, classes, task)
     return Splits(train, validation, test, classes, f"{spec} ({CUT_FROM_TRAINING})", task)
 
 

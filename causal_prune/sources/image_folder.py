@@ -9,7 +9,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from causal_prune.errors import InputError
 from causal_prune.progress import track
 from causal_prune.sources.images import FormOf, ImageFiles, InputFormat, comma, read_image
-from causal_prune.sources.splits import CUT_FROM_TRAINING, Labelled, Splits, cut_validation, labelled
+from causal_prune.sources.splits import CUT_FROM_TRAINING, LabelledSet, Splits, labelled_set, split_validation
 
 Files = list[tuple[Path, int]]
 
@@ -49,7 +49,7 @@ def read_image_folder(folder: Path, *, name: str, form_of: FormOf, converted: bo
     parts = {split: _labelled(files[split], form_of(stored)) for split in splits}
     if "test" in parts:
         return Splits(parts["train"], parts["val"], parts["test"], classes, name)
-    train, validation = cut_validation(parts["train"], classes)
+    train, validation = split_validation(parts["train"], classes)
     return Splits(train, validation, parts["val"], classes, f"{name} (test: val/; {CUT_FROM_TRAINING})")
 
 
@@ -60,9 +60,9 @@ def _check_same_classes(folder: Path, classes: tuple[str, ...], split: str) -> N
         raise InputError(f"--data: {folder}: class '{differing[0]}' is in {present}/ but not in {absent}/")
 
 
-def _labelled(files: Files, form: InputFormat) -> Labelled:
+def _labelled(files: Files, form: InputFormat) -> LabelledSet:
     labels = np.array([label for _, label in files], dtype=np.int64)
-    return labelled(ImageFiles([path for path, _ in files], labels, form), labels)
+    return labelled_set(ImageFiles([path for path, _ in files], labels, form), labels)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

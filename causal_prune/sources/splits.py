@@ -20,7 +20,7 @@ CUT_FROM_TRAINING = f"validation: a stratified {VALIDATION_SHARE:.0%} of the tra
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledSet:
     """A data set and the labels of its items, known without reading the images.
 
     Attributes:
@@ -31,7 +31,7 @@ class Labelled:
     images: Images
     labels: Labels
 
-    def part(self, chosen: Labels) -> "Labelled":
+    def part(self, chosen: Labels) -> "LabelledSet":
         """Return the items at some positions.
 
         Args:
@@ -40,7 +40,7 @@ class Labelled:
         Returns:
             A view of these items.
         """
-        return Labelled(Subset(self.images, chosen.tolist()), self.labels[chosen])
+        return LabelledSet(Subset(self.images, chosen.tolist()), self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Splits:
         task: What the labels are.
     """
 
-    train: Labelled
-    validation: Labelled
-    test: Labelled
+    train: LabelledSet
+    validation: LabelledSet
+    test: LabelledSet
     classes: tuple[str, ...]
     name: str
     task: Task = STANDARD_TASK
 
 
-def labelled(images: Images, labels: Labels) -> Labelled:
+def labelled_set(images: Images, labels: Labels) -> LabelledSet:
     """Join a data set with its labels.
 
     Args:
@@ -80,7 +80,7 @@ def labelled(images: Images, labels: Labels) -> Labelled:
     size = len(cast(Sized, images))
     if size != len(labels):
         raise InputError(f"--data: {size} images but {len(labels)} labels")
-    return Labelled(images, labels)
+    return LabelledSet(images, labels)
 
 
 def draw_stratified(labels: Labels, count: int, *, seed: int) -> Labels:
@@ -110,9 +110,9 @@ def draw_stratified(labels: Labels, count: int, *, seed: int) -> Labels:
     return np.sort(np.argsort(keys, kind="stable")[:count]).astype(np.int64)
 
 
-def cut(
-    whole: Labelled, count: int, *, seed: int = SPLIT_SEED, task: Task = STANDARD_TASK
-) -> tuple[Labelled, Labelled]:
+def split_off(
+    whole: LabelledSet, count: int, *, seed: int = SPLIT_SEED, task: Task = STANDARD_TASK
+) -> tuple[LabelledSet, LabelledSet]:
     """Cut a stratified part off a data set.
 
     Args:
@@ -129,9 +129,9 @@ def cut(
     return whole.part(rest), whole.part(chosen)
 
 
-def cut_validation(
-    train: Labelled, classes: tuple[str, ...], task: Task = STANDARD_TASK
-) -> tuple[Labelled, Labelled]:
+def split_validation(
+    train: LabelledSet, classes: tuple[str, ...], task: Task = STANDARD_TASK
+) -> tuple[LabelledSet, LabelledSet]:
     """Cut a stratified tenth off the training images, of at least one image per class.
 
     Args:
@@ -154,10 +154,10 @@ def cut_validation(
             "at least 2 are needed, one to train on and one to validate on"
         )
     count = max(round(VALIDATION_SHARE * len(train.labels)), len(counts))
-    return cut(train, count, task=task)
+    return split_off(train, count, task=task)
 
 
-def assemble(splits: Splits, *, calibration_images: int, seed: int) -> Data:
+def with_calibration(splits: Splits, *, calibration_images: int, seed: int) -> Data:
     """Draw the calibration images from the training split and join everything.
 
     Args:

@@ -4,7 +4,6 @@ from .cuts import LayerCut as LayerCut
 from .cuts import ParameterCut as ParameterCut
 from .cuts import recorded_cuts as recorded_cuts
 from .pruning_plan import PruningPlan as PruningPlan
-from .pruning_plan import Target as Target
 from .rebuilding import bundle_weights as bundle_weights
 from .rebuilding import load as load
 from .removal import cut_network as cut_network

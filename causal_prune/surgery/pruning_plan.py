@@ -8,26 +8,10 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from causal_prune.errors import InputError
-from causal_prune.report import TargetKind
+from causal_prune.report import Target
 from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut
 
 PLAN_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Target:
-    """What was asked for and what the plan gives, as shares between 0 and 1.
-
-    Attributes:
-        kind: "keep_macs", "keep_params" and "keep_latency" name the share that stays, "remove_filters" the one that
-            goes.
-        requested: The share asked for.
-        achieved: The share that the plan gives.
-    """
-
-    kind: TargetKind
-    requested: float
-    achieved: float
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from causal_prune.network.running import (
     copied,
     device_of,
     modes_kept,
-    moved,
+    on_device,
     seeded,
     tensors_in,
     train_without_statistics,
@@ -73,7 +73,7 @@ def trace(
         raise InputError(f"freeze: there is no module {unknown[0]!r} in the model")
     _refuse(model, example_input)
     plain = copied(model).eval()
-    inputs = moved(example_input, device_of(plain))
+    inputs = on_device(example_input, device_of(plain))
     graph = _traced(plain, inputs, tuple(freeze), cautious=False)
     failing = failing_groups(plain, graph, inputs) if prove and graph.prunable else {}
     if failing:

@@ -97,9 +97,9 @@ def _whole(op: Operation) -> None:
         [stand_in(item) for item in arg] if isinstance(arg, list | tuple) else stand_in(arg)
         for arg in op.args
     ]
-    moved = op.func(*swapped, **{key: value for key, value in op.kwargs.items() if key != "dtype"})
+    reordered = op.func(*swapped, **{key: value for key, value in op.kwargs.items() if key != "dtype"})
     parents = op.parents
-    for tensor, ids in zip(tensors(op.out), tensors(moved), strict=True):
+    for tensor, ids in zip(tensors(op.out), tensors(reordered), strict=True):
         op.tracer.note(tensor, Labels(canonical(ids), parents))
 
 
@@ -125,9 +125,9 @@ def _whole_with_indices(op: Operation) -> None:
     """Move the labels of the first argument; index tensors stay what they are."""
     ids = op.source.ids
     assert ids is not None
-    moved = op.func(ids.contiguous(), *op.args[1:], **op.kwargs)
+    reordered = op.func(ids.contiguous(), *op.args[1:], **op.kwargs)
     parents = op.parents
-    for tensor, labels in zip(tensors(op.out), tensors(moved), strict=True):
+    for tensor, labels in zip(tensors(op.out), tensors(reordered), strict=True):
         op.tracer.note(tensor, Labels(canonical(labels), parents))
 
 
@@ -178,8 +178,10 @@ def _pad(op: Operation) -> bool:
     zeros = op.tracer.sets.fresh(op.out.numel()).reshape(op.out.shape)
     for dim in set(range(op.out.dim())) - set(varying_dims(ids)):
         zeros = zeros.narrow(dim, 0, 1)
-    moved = torch.where(places == 0, zeros.expand(op.out.shape), op.func(ids.contiguous(), padding, FIXED))
-    op.note(canonical(moved))
+    reordered = torch.where(
+        places == 0, zeros.expand(op.out.shape), op.func(ids.contiguous(), padding, FIXED)
+    )
+    op.note(canonical(reordered))
     return True
 
 

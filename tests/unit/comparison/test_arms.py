@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from causal_prune.comparison.arms import Recipe, cut, dense_arm, run_arm, run_arms
+from causal_prune.comparison.arms import Recipe, dense_arm, pruned, run_arm, run_arms
 from causal_prune.comparison.options import Rivals
 from causal_prune.comparison.rivals import rivals_of
 from causal_prune.compensation.compensation import compensate
@@ -123,8 +123,8 @@ def test_the_dense_arm_is_the_network_itself(recipe: Recipe) -> None:
 
 def test_modes_cut_differently(recipe: Recipe) -> None:
     chosen = planned(recipe.dense)
-    assert cut(recipe.dense, chosen, "remove")[0].out_channels == 4
-    assert cut(recipe.dense, chosen, "zero")[0].out_channels == 8
+    assert pruned(recipe.dense, chosen, "remove")[0].out_channels == 4
+    assert pruned(recipe.dense, chosen, "zero")[0].out_channels == 8
 
 
 @pytest.mark.parametrize("mode", ["remove", "zero"])

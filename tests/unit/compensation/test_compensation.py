@@ -170,7 +170,7 @@ def test_an_uncut_network_is_left_as_it_is(name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("causal_prune.compensation.layer_repair.ROWS_PER_UNKNOWN", 5)
+    monkeypatch.setattr("causal_prune.compensation.layer_refit.ROWS_PER_UNKNOWN", 5)
     net, draw = case("residual")
     small = remove(net, half(net, draw(2, 0))[1])
     random_state = torch.get_rng_state()
@@ -294,7 +294,7 @@ def test_what_a_rectifier_stops_is_not_asked_for(
         return through, plain
 
     (better, plain), (_, cut) = errors(compensate(small, net, [wide])), errors(small)
-    monkeypatch.setattr("causal_prune.compensation.layer_repair.ROUNDS", 0)
+    monkeypatch.setattr("causal_prune.compensation.layer_refit.ROUNDS", 0)
     before, _ = errors(compensate(small, net, [wide]))
     assert float(better.sum()) < 0.97 * float(before.sum())
     assert bool((better <= before * (1 + 1e-5)).all()) and bool((plain <= cut * (1 + 1e-5)).all())

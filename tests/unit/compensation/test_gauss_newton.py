@@ -10,7 +10,7 @@ from causal_prune.compensation.compensation import repair
 from causal_prune.compensation.cut_layer import CutLayer
 from causal_prune.compensation.gauss_newton import Linearised, Preconditioner, gauss_newton
 from causal_prune.compensation.joint_repair import _samples
-from causal_prune.compensation.layer_targets import Item
+from causal_prune.compensation.layer_targets import Wanted
 from causal_prune.compensation.options import Repair
 from causal_prune.compensation.series import Series, series_in
 from causal_prune.importance.scores import FilterScores
@@ -276,7 +276,7 @@ def test_images_are_taken_from_all_batches_alike(monkeypatch: pytest.MonkeyPatch
     for source in sources:
         read = series.read_by_last(source)
         out = net[6](read).detach()
-        item = Item(None, read, read, out, 1.0, out, out, torch.ones(6))  # type: ignore[arg-type]
+        item = Wanted(None, read, read, out, 1.0, out, out, torch.ones(6))  # type: ignore[arg-type]
         fit.append((source, item))
     counts = [len(sample.source) for sample in _samples(series, fit, 10**9)]
     # 128 of 230: 23 of 40, rounded up in every batch; 64 at once at least, of the same shape

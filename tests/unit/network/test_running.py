@@ -10,7 +10,7 @@ from causal_prune.network.running import (
     fill,
     inputs_of,
     modes_kept,
-    moved,
+    on_device,
     seeded,
     tensors_in,
 )
@@ -47,10 +47,10 @@ def test_tensors_are_found_in_order_and_other_entries_passed_over() -> None:
 
 
 def test_moving_keeps_the_structure() -> None:
-    there = moved({"a": (IMAGES, 3), "b": [LABELS]}, "meta")
+    there = on_device({"a": (IMAGES, 3), "b": [LABELS]}, "meta")
     assert there["a"][0].device.type == there["b"][0].device.type == "meta"
     assert there["a"][1] == 3
-    assert moved(IMAGES, "cpu") is IMAGES
+    assert on_device(IMAGES, "cpu") is IMAGES
 
 
 def test_call_unpacks_tuples_and_mappings() -> None:

@@ -16,7 +16,7 @@ from causal_prune.data.data import Data
 from causal_prune.errors import InputError
 from causal_prune.sources.data import load_data
 from causal_prune.sources.images import InputFormat, to_inputs
-from causal_prune.sources.splits import cut_validation, draw_stratified, labelled
+from causal_prune.sources.splits import draw_stratified, labelled_set, split_validation
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -70,11 +70,11 @@ def test_validation_leaves_every_class_something_to_train_on(sizes: tuple[int, .
     labels = np.repeat(np.arange(len(sizes)), sizes)
     images = TensorDataset(torch.zeros(len(labels), 1), torch.from_numpy(labels))
     classes = tuple(str(name) for name in range(len(sizes)))
-    train, validation = cut_validation(labelled(images, labels), classes)
+    train, validation = split_validation(labelled_set(images, labels), classes)
     assert np.bincount(train.labels, minlength=len(sizes)).min() >= 1
     assert len(validation.labels) == max(len(sizes), round(0.1 * len(labels)))
     with pytest.raises(InputError, match="^--data: 1 images but 2 labels$"):
-        labelled(TensorDataset(torch.zeros(1, 1)), labels[:2])
+        labelled_set(TensorDataset(torch.zeros(1, 1)), labels[:2])
 
 
 # --- digits ---------------------------------------------------------------------------------------
