@@ -1,4 +1,4 @@
-"""What `--model`, `--weights` and `--data` may name."""
+"""What `model`, `weights` and `data` may name."""
 
 import lazy_loader
 

@@ -70,13 +70,13 @@ def read_npz(path: Path, *, name: str, form_of: FormOf) -> Splits:
         InputError: If the file is missing or damaged, or an array is missing or not of this form.
     """
     if not path.is_file():
-        raise InputError(f"--data: there is no file {path}")
+        raise InputError(f"data: there is no file {path}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             missing = [key for key in ARRAYS if key not in content]
             if missing:
                 held = ", ".join(content) or "none"
-                raise InputError(f"--data: {path} has no array {', '.join(missing)} (it has {held})")
+                raise InputError(f"data: {path} has no array {', '.join(missing)} (it has {held})")
             arrays = {key: content[key] for key in ARRAYS}
     except (
         OSError,
@@ -87,19 +87,19 @@ def read_npz(path: Path, *, name: str, form_of: FormOf) -> Splits:
         zipfile.BadZipFile,
         zlib.error,
     ) as cause:
-        raise InputError(f"--data: {path} is no readable npz file: {one_line(cause)}") from cause
+        raise InputError(f"data: {path} is no readable npz file: {one_line(cause)}") from cause
     for key in ("train_images", "test_images"):
         _check_images(arrays[key], f"{path}: {key}")
     for key in ("train_labels", "test_labels"):
         if arrays[key].dtype.kind not in "iu" or arrays[key].ndim != 1:
             form = f"{arrays[key].dtype} of shape {arrays[key].shape}"
-            raise InputError(f"--data: {path}: {key} is {form}; integers of shape (N,) are needed")
+            raise InputError(f"data: {path}: {key} is {form}; integers of shape (N,) are needed")
     present = np.unique(arrays["train_labels"])
     present = present[present >= 0]
     gaps = np.flatnonzero(present != np.arange(len(present)))
     if len(gaps):
         found = f"go up to {present[-1]} but hold no image of class {gaps[0]}"
-        raise InputError(f"--data: {path}: train_labels {found}; classes count from 0 without gaps")
+        raise InputError(f"data: {path}: train_labels {found}; classes count from 0 without gaps")
     classes = tuple(str(label) for label in present)
     return _splits(arrays, classes, place=str(path), name=name, form_of=form_of)
 
@@ -123,9 +123,9 @@ def read_torchvision(place: str, *, name: str, form_of: FormOf) -> Splits:
     kind, _, root = place.partition(":")
     if kind not in TORCHVISION:
         known = nearest(kind, list(TORCHVISION)) or f"; known are {', '.join(TORCHVISION)}"
-        raise InputError(f"--data: torchvision:{kind} is not a data set that can be read{known}")
+        raise InputError(f"data: torchvision:{kind} is not a data set that can be read{known}")
     if not root:
-        raise InputError(f"--data: '{name}' names no folder; write torchvision:{kind}:ROOT")
+        raise InputError(f"data: '{name}' names no folder; write torchvision:{kind}:ROOT")
     factory: Callable[..., Any] = vars(datasets)[kind]
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     classes: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ def read_torchvision(place: str, *, name: str, form_of: FormOf) -> Splits:
         except Exception as cause:  # missing and damaged files raise RuntimeError, OSError, ValueError, ...
             code = f"import torchvision; torchvision.datasets.{kind}({root!r}, download=True)"
             raise InputError(
-                f"--data: {kind} cannot be read from {root} ({one_line(cause)}); "
+                f"data: {kind} cannot be read from {root} ({one_line(cause)}); "
                 f'fetch it with: python -c "{code}"'
             ) from cause
         arrays[f"{split}_images"] = np.asarray(part.data)
@@ -157,16 +157,16 @@ def _splits(
     form = form_of((channels, height, width))
     if images["test"].shape[1:] != images["train"].shape[1:]:
         shapes = " and ".join(str(arrays[f"{split}_images"].shape[1:]) for split in ("test", "train"))
-        raise InputError(f"--data: {place}: test and training images differ in shape: {shapes}")
+        raise InputError(f"data: {place}: test and training images differ in shape: {shapes}")
     parts: dict[str, LabelledSet] = {}
     for split in ("train", "test"):
         labels = arrays[f"{split}_labels"].astype(np.int64)
         if len(images[split]) != len(labels):
             sizes = f"{len(images[split]):,} images but {len(labels):,} labels"
-            raise InputError(f"--data: {place}: the {split} arrays hold {sizes}")
+            raise InputError(f"data: {place}: the {split} arrays hold {sizes}")
         outside = labels[(labels < 0) | (labels >= len(classes))]
         if len(outside):
-            raise InputError(f"--data: {place}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
+            raise InputError(f"data: {place}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
         parts[split] = labelled_set(ImageArrays(images[split], labels, form), labels)
     train, validation = split_validation(parts["train"], classes)
     return Splits(train, validation, parts["test"], classes, f"{name} ({CUT_FROM_TRAINING})")
@@ -174,11 +174,11 @@ def _splits(
 
 def _check_images(images: npt.NDArray[np.generic], place: str) -> None:
     if images.dtype != np.uint8:
-        raise InputError(f"--data: {place} is {images.dtype}; uint8 from 0 to 255 is needed")
+        raise InputError(f"data: {place} is {images.dtype}; uint8 from 0 to 255 is needed")
     if images.ndim not in (3, 4) or min(images.shape, default=0) < 1:
-        raise InputError(f"--data: {place} has shape {images.shape}; (N,H,W,C) or (N,H,W) is needed")
+        raise InputError(f"data: {place} has shape {images.shape}; (N,H,W,C) or (N,H,W) is needed")
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-        raise InputError(f"--data: {place} has shape {images.shape}; channels must come last, as (N,H,W,C)")
+        raise InputError(f"data: {place} has shape {images.shape}; channels must come last, as (N,H,W,C)")
 
 
 def _channels_first(images: npt.NDArray[np.generic]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `--data` may name: digits, image folders, arrays, torchvision's data sets and the user's own."""
+"""What `data` may name: digits, image folders, arrays, torchvision's data sets and the user's own."""
 
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ def load_data(
     calibration_images: int = 2048,
     seed: int = 0,
 ) -> Data:
-    """Load the data that `--data` names, split them and check them; nothing is downloaded.
+    """Load the data that `data` names, split them and check them; nothing is downloaded.
 
     The split is the same for every seed; the seed draws the calibration images from the training split. A
     factory that returns a `Data` has chosen its calibration images itself.
@@ -47,11 +47,11 @@ def load_data(
         {'train': 1168, 'validation': 270, 'calibration': 1168, 'test': 359}
     """
     if calibration_images < 1:
-        raise InputError(f"--calibration-images: {calibration_images} is not at least 1")
+        raise InputError(f"calibration_images: {calibration_images} is not at least 1")
     kind, _, place = spec.partition(":")
     form_of = partial(input_format, mean=mean, std=std, input_shape=input_shape)
     if kind in ("imagefolder", "npz", "torchvision") and not place:
-        raise InputError(f"--data: '{spec}' names no place; write {FORMS}")
+        raise InputError(f"data: '{spec}' names no place; write {FORMS}")
     if spec == "digits":
         splits = read_digits(form_of=partial(form_of, white=16.0))
     elif kind == "imagefolder":
@@ -62,13 +62,13 @@ def load_data(
     elif kind == "torchvision":
         splits = read_torchvision(place, name=spec, form_of=form_of)
     elif ":" in spec:
-        for flag, value in (("--mean", mean), ("--std", std), ("--input-shape", input_shape)):
+        for name, value in (("mean", mean), ("std", std), ("input_shape", input_shape)):
             if value is not None:
-                raise InputError(f"{flag}: a data factory prepares its own images; leave {flag} out")
+                raise InputError(f"{name}: a data factory prepares its own images; leave it out")
         made = read_factory(spec)
         if isinstance(made, Data):
             return made
         splits = made
     else:
-        raise InputError(f"--data: '{spec}' is not one of {FORMS}")
+        raise InputError(f"data: '{spec}' is not one of {FORMS}")
     return with_calibration(splits, calibration_images=calibration_images, seed=seed)

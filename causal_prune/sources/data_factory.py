@@ -1,4 +1,4 @@
-"""`--data path/file.py:factory`: data sets of the user's own."""
+"""`data=path/file.py:factory`: data sets of the user's own."""
 
 from collections.abc import Mapping, Sized
 from typing import cast
@@ -35,7 +35,7 @@ def read_factory(spec: str) -> Data | Splits:
     Cost:
         Every item is read once, to know its label, unless a `Data` is returned.
     """
-    made = call_factory(spec, {}, flag="--data")
+    made = call_factory(spec, {}, option="data")
     if isinstance(made, Data):
         for split, part in (
             ("train", made.train),
@@ -63,7 +63,7 @@ def _classes(labels: Mapping[str, Labels], names: tuple[str, ...], spec: str) ->
     for split, values in labels.items():
         outside = values[(values < 0) | (values >= len(classes))]
         if len(outside):
-            raise InputError(f"--data: {spec}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
+            raise InputError(f"data: {spec}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
     return classes
 
 
@@ -72,19 +72,17 @@ def _parts(made: object, spec: str) -> tuple[dict[str, Images], tuple[str, ...],
         names = ("train", "test") if len(made) == 2 else ("train", "validation", "test")
         return dict(zip(names, made, strict=True)), (), STANDARD_TASK
     if not isinstance(made, Mapping):
-        raise InputError(f"--data: {spec} returned a {type(made).__name__}, not {FORMS}")
+        raise InputError(f"data: {spec} returned a {type(made).__name__}, not {FORMS}")
     for key in ("train", "test"):
         if key not in made:
-            raise InputError(f"--data: {spec} returned no '{key}'; it must return {FORMS}")
+            raise InputError(f"data: {spec} returned no '{key}'; it must return {FORMS}")
     for key in made:
         if key not in ("train", "validation", "test", "classes", "task"):
-            raise InputError(f"--data: {spec} returned an unknown '{key}'; it must return {FORMS}")
+            raise InputError(f"data: {spec} returned an unknown '{key}'; it must return {FORMS}")
     classes = tuple(str(name) for name in made.get("classes", ()))
     task = made.get("task", STANDARD_TASK)
     if not isinstance(task, Task):
-        raise InputError(
-            f"--data: {spec}: 'task' is a {type(task).__name__}, not a Task of causal_prune.data"
-        )
+        raise InputError(f"data: {spec}: 'task' is a {type(task).__name__}, not a Task of causal_prune.data")
     parts = {key: cast(Images, part) for key, part in made.items() if key not in ("classes", "task")}
     return parts, classes, task
 
@@ -93,9 +91,9 @@ def _length(part: Images, place: str) -> int:
     try:
         size = len(cast(Sized, part))
     except TypeError as cause:
-        raise InputError(f"--data: {place} has no length; a map-style data set is needed") from cause
+        raise InputError(f"data: {place} has no length; a map-style data set is needed") from cause
     if size < 1:
-        raise InputError(f"--data: {place} is empty")
+        raise InputError(f"data: {place} is empty")
     return size
 
 
@@ -109,9 +107,9 @@ def _read_item(part: Images, position: int, place: str, size: int, task: Task) -
     try:
         item: object = part[position]
     except Exception as cause:  # a user's data set may raise anything
-        raise InputError(f"--data: {place}: item {position} of {size} raised {one_line(cause)}") from cause
+        raise InputError(f"data: {place}: item {position} of {size} raised {one_line(cause)}") from cause
     if not isinstance(item, tuple) or len(item) != 2:
-        raise InputError(f"--data: {place}: item {position} is no pair of an image and a label")
+        raise InputError(f"data: {place}: item {position} is no pair of an image and a label")
     image, label = item
     if not isinstance(image, Tensor) or image.dtype != torch.float32 or image.ndim != 3:
         form = (
@@ -119,10 +117,10 @@ def _read_item(part: Images, position: int, place: str, size: int, task: Task) -
             if isinstance(image, Tensor)
             else type(image).__name__
         )
-        raise InputError(f"--data: {place}: image {position} is {form}, not float32 of shape (C, H, W)")
+        raise InputError(f"data: {place}: image {position} is {form}, not float32 of shape (C, H, W)")
     number = task.label(label)
     if number is None:
         raise InputError(
-            f"--data: {place}: label {position} is a {type(label).__name__}, not {task.label_form}"
+            f"data: {place}: label {position} is a {type(label).__name__}, not {task.label_form}"
         )
     return number

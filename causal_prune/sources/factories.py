@@ -55,14 +55,14 @@ def _run_file(path: Path) -> ModuleType:
     return module
 
 
-def call_factory(spec: str, arguments: Mapping[str, object], *, flag: str) -> object:
+def call_factory(spec: str, arguments: Mapping[str, object], *, option: str) -> object:
     """Import a module or run a file, and call the function that it holds.
 
     Args:
         spec: `path/file.py:factory` or `package.module:factory`; a file's folder (for a module the
             working folder) comes first in the import path meanwhile.
         arguments: Keyword arguments of the call.
-        flag: The option that named it, for the messages.
+        option: The option that named it, for the messages.
 
     Returns:
         What the function returned.
@@ -73,28 +73,28 @@ def call_factory(spec: str, arguments: Mapping[str, object], *, flag: str) -> ob
     source, _, name = spec.rpartition(":")
     if not source or not name or name.endswith(".py"):
         raise InputError(
-            f"{flag}: '{spec}' names no function; write path/file.py:factory or package.module:factory"
+            f"{option}: '{spec}' names no function; write path/file.py:factory or package.module:factory"
         )
     is_file = source.endswith(".py")
     path = Path(source).expanduser()
     if is_file and not path.is_file():
-        raise InputError(f"{flag}: there is no file {source}")
+        raise InputError(f"{option}: there is no file {source}")
     with _importable_from(path.resolve().parent if is_file else Path.cwd()):
         try:
             module = _run_file(path.resolve()) if is_file else importlib.import_module(source)
         except Exception as cause:  # a user's module may raise anything
-            raise InputError(f"{flag}: {source} cannot be imported: {one_line(cause)}") from cause
+            raise InputError(f"{option}: {source} cannot be imported: {one_line(cause)}") from cause
         found = vars(module)
         if name not in found:
             callables = [key for key, value in found.items() if callable(value)]
-            raise InputError(f"{flag}: {source} has no '{name}'{nearest(name, callables)}")
+            raise InputError(f"{option}: {source} has no '{name}'{nearest(name, callables)}")
         factory = found[name]
         # A network is callable, but calling it runs it.
         if not callable(factory) or isinstance(factory, nn.Module):
             kind = type(factory).__name__
-            raise InputError(f"{flag}: {spec} is a {kind}, not a function; name a function that returns it")
+            raise InputError(f"{option}: {spec} is a {kind}, not a function; name a function that returns it")
         try:
             result: object = factory(**arguments)
         except Exception as cause:  # a user's function may raise anything
-            raise InputError(f"{flag}: {spec} raised {one_line(cause)}") from cause
+            raise InputError(f"{option}: {spec} raised {one_line(cause)}") from cause
     return result

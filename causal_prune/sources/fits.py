@@ -35,15 +35,15 @@ def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
         if data.task.has_classes:
             outside = labels[(labels < 0) | (labels >= len(data.classes))]
             if len(outside):
-                raise InputError(f"--data: label {int(outside[0])} is outside 0..{len(data.classes) - 1}")
+                raise InputError(f"data: label {int(outside[0])} is outside 0..{len(data.classes) - 1}")
         try:
             with torch.no_grad():
                 outputs: object = probe(images.to(device))
         except Exception as cause:  # whatever a layer raises for a shape that it cannot take
             shape = tuple(images.shape[1:])
             raise InputError(
-                f"--model: refuses images of shape {shape}{_expectation(model, shape)}: {one_line(cause)}; "
-                "--input-shape C,H,W converts images"
+                f"model: refuses images of shape {shape}{_expectation(model, shape)}: {one_line(cause)}; "
+                "`input_shape` C,H,W converts images"
             ) from cause
         _check_outputs(outputs, len(images), data)
 
@@ -51,9 +51,9 @@ def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
 def _check_outputs(outputs: object, images: int, data: Data) -> None:
     trouble = data.task.misfit(outputs, images, data.classes)
     if trouble is not None:
-        raise InputError(f"--model: {trouble}")
+        raise InputError(f"model: {trouble}")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(outputs)):
-        raise InputError("--model: returns NaN or infinite values on the calibration images; check --weights")
+        raise InputError("model: returns NaN or infinite values on the calibration images; check `weights`")
 
 
 def _expectation(model: nn.Module, shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""`--data imagefolder:DIR`: one folder per split, in it one folder per class."""
+"""`data=imagefolder:DIR`: one folder per split, in it one folder per class."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,11 +36,11 @@ def read_image_folder(folder: Path, *, name: str, form_of: FormOf, converted: bo
         Every image is decoded once, by several threads.
     """
     if not folder.is_dir():
-        raise InputError(f"--data: there is no folder {folder}")
+        raise InputError(f"data: there is no folder {folder}")
     splits = ["train", "val", "test"] if (folder / "test").is_dir() else ["train", "val"]
     for split in splits:
         if not (folder / split).is_dir():
-            raise InputError(f"--data: {folder} has no folder {split}/; imagefolder needs train/ and val/")
+            raise InputError(f"data: {folder} has no folder {split}/; imagefolder needs train/ and val/")
     classes = _classes(folder / "train")
     for split in splits[1:]:
         _check_same_classes(folder, classes, split)
@@ -57,7 +57,7 @@ def _check_same_classes(folder: Path, classes: tuple[str, ...], split: str) -> N
     differing = sorted(set(classes) ^ set(_classes(folder / split)))
     if differing:
         present, absent = ("train", split) if differing[0] in classes else (split, "train")
-        raise InputError(f"--data: {folder}: class '{differing[0]}' is in {present}/ but not in {absent}/")
+        raise InputError(f"data: {folder}: class '{differing[0]}' is in {present}/ but not in {absent}/")
 
 
 def _labelled(files: Files, form: InputFormat) -> LabelledSet:
@@ -68,7 +68,7 @@ def _labelled(files: Files, form: InputFormat) -> LabelledSet:
 def _classes(folder: Path) -> tuple[str, ...]:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     if not names:
-        raise InputError(f"--data: {folder} has no class folder")
+        raise InputError(f"data: {folder} has no class folder")
     return tuple(names)
 
 
@@ -77,9 +77,7 @@ def _files(folder: Path, classes: tuple[str, ...]) -> Files:
     for label, name in enumerate(classes):
         found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
         if not found:
-            raise InputError(
-                f"--data: class folder {folder / name} has no image ({' '.join(IMG_EXTENSIONS)})"
-            )
+            raise InputError(f"data: class folder {folder / name} has no image ({' '.join(IMG_EXTENSIONS)})")
         files += [(path, label) for path in found]
     return files
 
@@ -95,8 +93,8 @@ def _check_images(folder: Path, paths: list[Path], converted: bool) -> tuple[int
             first = first or shape
             if shape != first and not converted:
                 raise InputError(
-                    f"--data: {path.relative_to(folder)} is {comma(shape)} (channels,height,width) but "
-                    f"{paths[0].relative_to(folder)} is {comma(first)}; --input-shape converts all to one"
+                    f"data: {path.relative_to(folder)} is {comma(shape)} (channels,height,width) but "
+                    f"{paths[0].relative_to(folder)} is {comma(first)}; `input_shape` converts all to one"
                 )
     finally:
         pool.shutdown(cancel_futures=True)

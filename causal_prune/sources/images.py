@@ -66,17 +66,17 @@ def input_format(
     """
     shape = stored if input_shape is None else input_shape
     if min(shape) < 1:
-        raise InputError(f"--input-shape: {comma(shape)} is not channels,height,width of at least 1")
+        raise InputError(f"input_shape: {comma(shape)} is not channels,height,width of at least 1")
     if shape[0] != stored[0] and {shape[0], stored[0]} != {1, 3}:
-        raise InputError(f"--input-shape: {stored[0]}-channel images cannot become {shape[0]}-channel inputs")
+        raise InputError(f"input_shape: {stored[0]}-channel images cannot become {shape[0]}-channel inputs")
     channels = shape[0]
-    for flag, values in (("--mean", mean), ("--std", std)):
+    for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != channels:
-            raise InputError(f"{flag}: {len(values)} values for {channels}-channel images; give {channels}")
+            raise InputError(f"{name}: {len(values)} values for {channels}-channel images; give {channels}")
         if values is not None and not all(math.isfinite(value) for value in values):
-            raise InputError(f"{flag}: {comma(values)} is not finite")
+            raise InputError(f"{name}: {comma(values)} is not finite")
     if std is not None and min(std) <= 0:
-        raise InputError(f"--std: {comma(std)} is not above 0")
+        raise InputError(f"std: {comma(std)} is not above 0")
     return InputFormat(shape, mean or (0.0,) * channels, std or (1.0,) * channels, white)
 
 
@@ -204,10 +204,10 @@ def read_image(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             if image.mode.split(";")[0] in DEEP_MODES:
-                raise InputError(f"--data: {path} has more than 8 bits per channel; save it with 8")
+                raise InputError(f"data: {path} has more than 8 bits per channel; save it with 8")
             pixels: Tensor = pil_to_tensor(image.convert("L" if image.mode in GREY_MODES else "RGB"))
     except InputError:
         raise
     except Exception as cause:  # Pillow's readers raise OSError, SyntaxError, ValueError and others
-        raise InputError(f"--data: {path} is no readable image ({cause})") from cause
+        raise InputError(f"data: {path} is no readable image ({cause})") from cause
     return pixels

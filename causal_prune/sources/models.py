@@ -1,4 +1,4 @@
-"""What `--model` may name: torchvision's and timm's networks, and the user's own."""
+"""What `model` may name: torchvision's and timm's networks, and the user's own."""
 
 import ast
 import importlib
@@ -12,13 +12,13 @@ from causal_prune.sources.factories import call_factory, nearest
 FORMS = "torchvision:NAME, timm:NAME, path/file.py:factory or package.module:factory"
 
 
-def load_model(spec: str, model_args: Mapping[str, object] | None = None) -> nn.Module:
-    """Build the network that `--model` names, with fresh weights; nothing is downloaded.
+def load_model(spec: str, model_arg: Mapping[str, object] | None = None) -> nn.Module:
+    """Build the network that `model` names, with fresh weights; nothing is downloaded.
 
     Args:
         spec: `torchvision:NAME` (an image classifier), `timm:NAME`, `path/file.py:factory` or
             `package.module:factory`.
-        model_args: Keyword arguments of the factory; a text is read as int, float, bool or None where
+        model_arg: Keyword arguments of the factory; a text is read as int, float, bool or None where
             it is one.
 
     Returns:
@@ -31,19 +31,19 @@ def load_model(spec: str, model_args: Mapping[str, object] | None = None) -> nn.
         >>> load_model("torchvision:resnet18", {"num_classes": "10"}).fc.out_features
         10
     """
-    arguments = {key: _literal(value) for key, value in (model_args or {}).items()}
+    arguments = {key: _literal(value) for key, value in (model_arg or {}).items()}
     kind, _, name = spec.partition(":")
     if kind in ("torchvision", "timm"):
         for argument in ("weights", "pretrained"):
             if argument in arguments:
-                raise InputError(f"--model-arg {argument}: nothing is downloaded; use --weights FILE")
+                raise InputError(f"model_arg: {argument}: nothing is downloaded; use `weights` FILE")
         model = _torchvision(name, arguments) if kind == "torchvision" else _timm(name, arguments)
     elif ":" in spec:
-        model = call_factory(spec, arguments, flag="--model")
+        model = call_factory(spec, arguments, option="model")
     else:
-        raise InputError(f"--model: '{spec}' is not one of {FORMS}")
+        raise InputError(f"model: '{spec}' is not one of {FORMS}")
     if not isinstance(model, nn.Module):
-        raise InputError(f"--model: {spec} returned a {type(model).__name__}, not a torch.nn.Module")
+        raise InputError(f"model: {spec} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
@@ -63,24 +63,24 @@ def _torchvision(name: str, arguments: Mapping[str, object]) -> object:
     # Only classifiers: others have no single output of logits, and some fetch a backbone's weights.
     known = models.list_models(module=models)
     if name not in known:
-        raise InputError(f"--model: torchvision has no classifier '{name}'{nearest(name, known)}")
+        raise InputError(f"model: torchvision has no classifier '{name}'{nearest(name, known)}")
     try:
         return models.get_model(name, weights=None, **arguments)
     except Exception as cause:  # the arguments are the user's
-        raise InputError(f"--model: torchvision:{name} raised {one_line(cause)}; see --model-arg") from cause
+        raise InputError(f"model: torchvision:{name} raised {one_line(cause)}; see `model_arg`") from cause
 
 
 def _timm(name: str, arguments: Mapping[str, object]) -> object:
     try:
         timm = importlib.import_module("timm")
     except ImportError as cause:
-        raise InputError(f"--model: timm:{name} needs the package timm; run: pip install timm") from cause
+        raise InputError(f"model: timm:{name} needs the package timm; run: pip install timm") from cause
     known: list[str] = timm.list_models()
     # A tag after a dot names pretrained weights, not an architecture.
     if name.split(".")[0] not in known:
-        raise InputError(f"--model: timm has no model '{name}'{nearest(name, known)}")
+        raise InputError(f"model: timm has no model '{name}'{nearest(name, known)}")
     try:
         model: object = timm.create_model(name, pretrained=False, **arguments)
     except Exception as cause:  # the arguments are the user's
-        raise InputError(f"--model: timm:{name} raised {one_line(cause)}; see --model-arg") from cause
+        raise InputError(f"model: timm:{name} raised {one_line(cause)}; see `model_arg`") from cause
     return model

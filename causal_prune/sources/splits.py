@@ -79,7 +79,7 @@ def labelled_set(images: Images, labels: Labels) -> LabelledSet:
     """
     size = len(cast(Sized, images))
     if size != len(labels):
-        raise InputError(f"--data: {size} images but {len(labels)} labels")
+        raise InputError(f"data: {size} images but {len(labels)} labels")
     return LabelledSet(images, labels)
 
 
@@ -150,7 +150,7 @@ def split_validation(
     if counts[poorest] < 2:
         name = f"class '{classes[poorest]}'" if classes else "a tenth of the range of the labels"
         raise InputError(
-            f"--data: {name} has {counts[poorest]} training images; "
+            f"data: {name} has {counts[poorest]} training images; "
             "at least 2 are needed, one to train on and one to validate on"
         )
     count = max(round(VALIDATION_SHARE * len(train.labels)), len(counts))

@@ -1,4 +1,4 @@
-"""What `--weights` may name: state dicts, read without running code from the file."""
+"""What `weights` may name: state dicts, read without running code from the file."""
 
 import pickle
 import re
@@ -43,14 +43,14 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"--weights: there is no file {path}")
+        raise InputError(f"weights: there is no file {path}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
     expected = model.state_dict()
     state = _strip_prefixes(_unwrap(content, path), expected)
     _check_keys(state, expected, path)
     for key, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise InputError(f"--weights: {path}: {key} holds NaN or infinite values")
+            raise InputError(f"weights: {path}: {key} holds NaN or infinite values")
     fill(model, state)
 
 
@@ -58,7 +58,7 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as cause:
-        raise InputError(f"--weights: {path} is no readable safetensors file: {one_line(cause)}") from cause
+        raise InputError(f"weights: {path} is no readable safetensors file: {one_line(cause)}") from cause
 
 
 def _read_checkpoint(path: Path) -> object:
@@ -68,15 +68,15 @@ def _read_checkpoint(path: Path) -> object:
         # torch tells a damaged file and one that holds foreign classes apart only in its text.
         foreign = re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(cause))
         if foreign is None:
-            raise InputError(f"--weights: {path} is no readable checkpoint: {one_line(cause)}") from cause
+            raise InputError(f"weights: {path} is no readable checkpoint: {one_line(cause)}") from cause
         code = CONVERTER.format(source=str(path), target=str(path.with_suffix(".safetensors")))
         command = f"python -c {shlex.quote(code)}"
         raise InputError(
-            f"--weights: {path} needs unpickling code ({foreign[1]}), which may run anything; if you trust "
+            f"weights: {path} needs unpickling code ({foreign[1]}), which may run anything; if you trust "
             f"its source, convert it with: {command}"
         ) from cause
     except Exception as cause:  # a damaged archive raises RuntimeError, EOFError, KeyError and others
-        raise InputError(f"--weights: {path} is no readable checkpoint: {one_line(cause)}") from cause
+        raise InputError(f"weights: {path} is no readable checkpoint: {one_line(cause)}") from cause
     return content
 
 
@@ -85,11 +85,11 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"--weights: {path} holds no state dict (a {type(content).__name__})")
+        raise InputError(f"weights: {path} holds no state dict (a {type(content).__name__})")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise InputError(
-                f"--weights: {path} holds no state dict: '{key}' is a {type(value).__name__}, not a tensor"
+                f"weights: {path} holds no state dict: '{key}' is a {type(value).__name__}, not a tensor"
             )
     return dict(cast(Mapping[str, Tensor], content))
 
@@ -119,4 +119,4 @@ def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
     differences += [f"{key} is unexpected" for key in state if key not in expected]
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-        raise InputError(f"--weights: {path} does not fit the model: {'; '.join(differences[:3])}{more}")
+        raise InputError(f"weights: {path} does not fit the model: {'; '.join(differences[:3])}{more}")

@@ -1,4 +1,4 @@
-"""What `--data` may name."""
+"""What `data` may name."""
 
 import re
 import struct
@@ -73,7 +73,7 @@ def test_validation_leaves_every_class_something_to_train_on(sizes: tuple[int, .
     train, validation = split_validation(labelled_set(images, labels), classes)
     assert np.bincount(train.labels, minlength=len(sizes)).min() >= 1
     assert len(validation.labels) == max(len(sizes), round(0.1 * len(labels)))
-    with pytest.raises(InputError, match="^--data: 1 images but 2 labels$"):
+    with pytest.raises(InputError, match="^data: 1 images but 2 labels$"):
         labelled_set(TensorDataset(torch.zeros(1, 1)), labels[:2])
 
 
@@ -126,7 +126,7 @@ def test_too_many_calibration_images_are_all_and_it_is_said() -> None:
 
 @pytest.mark.parametrize("count", [0, -5])
 def test_no_calibration_images(count: int) -> None:
-    with pytest.raises(InputError, match=f"^--calibration-images: {count} is not at least 1$"):
+    with pytest.raises(InputError, match=f"^calibration_images: {count} is not at least 1$"):
         load_data("digits", calibration_images=count)
 
 
@@ -147,13 +147,13 @@ def test_grey_from_colour_is_luma() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"mean": (0.1, 0.2, 0.3)}, "--mean: 3 values for 1-channel images; give 1"),
-        ({"std": (0.1, 0.2)}, "--std: 2 values for 1-channel images; give 1"),
-        ({"std": (0.0,)}, "--std: 0 is not above 0"),
-        ({"std": (float("nan"),)}, "--std: nan is not finite"),
-        ({"mean": (float("inf"),)}, "--mean: inf is not finite"),
-        ({"input_shape": (2, 8, 8)}, "--input-shape: 1-channel images cannot become 2-channel inputs"),
-        ({"input_shape": (1, 0, 8)}, "--input-shape: 1,0,8 is not channels,height,width of at least 1"),
+        ({"mean": (0.1, 0.2, 0.3)}, "mean: 3 values for 1-channel images; give 1"),
+        ({"std": (0.1, 0.2)}, "std: 2 values for 1-channel images; give 1"),
+        ({"std": (0.0,)}, "std: 0 is not above 0"),
+        ({"std": (float("nan"),)}, "std: nan is not finite"),
+        ({"mean": (float("inf"),)}, "mean: inf is not finite"),
+        ({"input_shape": (2, 8, 8)}, "input_shape: 1-channel images cannot become 2-channel inputs"),
+        ({"input_shape": (1, 0, 8)}, "input_shape: 1,0,8 is not channels,height,width of at least 1"),
     ],
 )
 def test_bad_options(options: dict[str, tuple[float, ...]], text: str) -> None:
@@ -163,15 +163,13 @@ def test_bad_options(options: dict[str, tuple[float, ...]], text: str) -> None:
 
 @pytest.mark.parametrize("spec", ["digit", "", "cifar10.npz"])
 def test_unknown_form(spec: str) -> None:
-    with pytest.raises(
-        InputError, match=f"^--data: '{spec}' is not one of digits, imagefolder:DIR, npz:FILE"
-    ):
+    with pytest.raises(InputError, match=f"^data: '{spec}' is not one of digits, imagefolder:DIR, npz:FILE"):
         load_data(spec)
 
 
 @pytest.mark.parametrize("spec", ["npz:", "imagefolder", "torchvision:"])
 def test_no_place(spec: str) -> None:
-    with pytest.raises(InputError, match=f"^--data: '{spec}' names no place; write digits, imagefolder:DIR"):
+    with pytest.raises(InputError, match=f"^data: '{spec}' names no place; write digits, imagefolder:DIR"):
         load_data(spec)
 
 
@@ -265,19 +263,19 @@ def test_bad_npz(
     tmp_path: Path, arrays: Arrays, change: dict[str, npt.NDArray[np.generic] | None], text: str
 ) -> None:
     changed = {key: value for key, value in {**arrays, **change}.items() if value is not None}
-    with pytest.raises(InputError, match=f"^--data: .*{re.escape(text)}"):
+    with pytest.raises(InputError, match=f"^data: .*{re.escape(text)}"):
         load_npz(tmp_path, changed)
 
 
 def test_npz_that_is_missing_damaged_or_something_else(tmp_path: Path, arrays: Arrays) -> None:
-    with pytest.raises(InputError, match=r"^--data: there is no file .*none\.npz$"):
+    with pytest.raises(InputError, match=r"^data: there is no file .*none\.npz$"):
         load_data(f"npz:{tmp_path}/none.npz")
     load_npz(tmp_path, arrays)
     (tmp_path / "half.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:500])
     np.save(tmp_path / "one.npy", np.ones(3))
     (tmp_path / "text.npz").write_text("hello")
     for name in ("half.npz", "one.npy", "text.npz"):
-        with pytest.raises(InputError, match=rf"^--data: .*{name} is no readable npz file: \w+: "):
+        with pytest.raises(InputError, match=rf"^data: .*{name} is no readable npz file: \w+: "):
             load_data(f"npz:{tmp_path / name}")
 
 
@@ -305,7 +303,7 @@ def test_torchvision_data_set(tmp_path: Path) -> None:
 
 def test_torchvision_data_set_that_is_missing(tmp_path: Path) -> None:
     text = (
-        rf"^--data: CIFAR10 cannot be read from {tmp_path} \(RuntimeError: Dataset not found or .*\); "
+        rf"^data: CIFAR10 cannot be read from {tmp_path} \(RuntimeError: Dataset not found or .*\); "
         r"fetch it with: python -c \"import torchvision; .*\.CIFAR10\(.*, download=True\)\"$"
     )
     with pytest.raises(InputError, match=text):
@@ -374,8 +372,8 @@ def test_grey_images_keep_one_channel(tmp_path: Path) -> None:
 def test_images_of_different_shapes(folder: Path) -> None:
     write_image(folder / "val" / "cat" / "9.png", 0, size=(9, 9))
     text = (
-        "--data: val/cat/9.png is 3,9,9 (channels,height,width) but train/cat/0.png is 3,6,7; "
-        "--input-shape converts all to one"
+        "data: val/cat/9.png is 3,9,9 (channels,height,width) but train/cat/0.png is 3,6,7; "
+        "`input_shape` converts all to one"
     )
     with pytest.raises(InputError, match=f"^{re.escape(text)}$"):
         load_data(f"imagefolder:{folder}")
@@ -389,7 +387,7 @@ def test_unreadable_images_are_named(folder: Path) -> None:
     path = folder / "val" / "dog" / "1.png"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=rf"^--data: {path} is no readable image \(.+\)$"):
+    with pytest.raises(InputError, match=rf"^data: {path} is no readable image \(.+\)$"):
         load_data(f"imagefolder:{folder}")
     path.write_text("hello")
     with pytest.raises(InputError, match=r"1\.png is no readable image \(cannot identify image file"):
@@ -400,13 +398,13 @@ def test_unreadable_images_are_named(folder: Path) -> None:
 
 
 def test_folders_that_are_missing_or_empty(folder: Path) -> None:
-    with pytest.raises(InputError, match="^--data: there is no folder .*nowhere$"):
+    with pytest.raises(InputError, match="^data: there is no folder .*nowhere$"):
         load_data(f"imagefolder:{folder}/nowhere")
     (folder / "val" / "cow").mkdir()
     with pytest.raises(InputError, match="class 'cow' is in val/ but not in train/$"):
         load_data(f"imagefolder:{folder}")
     (folder / "train" / "cow").mkdir()
-    with pytest.raises(InputError, match=r"^--data: class folder .*train/cow has no image \(\.jpg "):
+    with pytest.raises(InputError, match=r"^data: class folder .*train/cow has no image \(\.jpg "):
         load_data(f"imagefolder:{folder}")
     (folder / "val" / "cow").rmdir()
     with pytest.raises(InputError, match="class 'cow' is in train/ but not in val/$"):
@@ -416,7 +414,7 @@ def test_folders_that_are_missing_or_empty(folder: Path) -> None:
         load_data(f"imagefolder:{folder}")
     (folder / "bare" / "train").mkdir(parents=True)
     (folder / "bare" / "val").mkdir()
-    with pytest.raises(InputError, match="^--data: .*train has no class folder$"):
+    with pytest.raises(InputError, match="^data: .*train has no class folder$"):
         load_data(f"imagefolder:{folder}/bare")
 
 
@@ -501,12 +499,12 @@ def test_factories(module: Path) -> None:
     ],
 )
 def test_bad_factory(module: Path, name: str, text: str) -> None:
-    with pytest.raises(InputError, match=f"^--data: .*{text}"):
+    with pytest.raises(InputError, match=f"^data: .*{text}"):
         load_data(f"{module}:{name}")
 
 
 def test_factories_prepare_their_own_images(module: Path) -> None:
-    with pytest.raises(InputError, match="^--std: a data factory prepares its own images; leave --std out$"):
+    with pytest.raises(InputError, match="^std: a data factory prepares its own images; leave it out$"):
         load_data(f"{module}:pair", std=(0.5, 0.5))
-    with pytest.raises(InputError, match="^--input-shape: a data factory prepares its own images"):
+    with pytest.raises(InputError, match="^input_shape: a data factory prepares its own images"):
         load_data(f"{module}:pair", input_shape=(2, 4, 4))

@@ -44,8 +44,8 @@ def test_a_network_that_fits_is_left_as_it_was(digits: Data) -> None:
 
 def test_wrong_channels_name_the_first_layer(digits: Data) -> None:
     text = (
-        r"^--model: refuses images of shape \(1, 8, 8\) \(its first layer 'conv1' expects 3 channels\): "
-        r"RuntimeError: .*; --input-shape C,H,W converts images$"
+        r"^model: refuses images of shape \(1, 8, 8\) \(its first layer 'conv1' expects 3 channels\): "
+        r"RuntimeError: .*; `input_shape` C,H,W converts images$"
     )
     with pytest.raises(InputError, match=text):
         check_fits(small_resnet(in_channels=3), digits)
@@ -91,13 +91,11 @@ def test_outputs_that_are_no_logits(digits: Data, output: object, text: str) -> 
 
 
 def test_nan_anywhere_in_the_calibration_images(digits: Data) -> None:
-    with pytest.raises(
-        InputError, match="^--model: returns NaN or infinite values on the calibration images"
-    ):
+    with pytest.raises(InputError, match="^model: returns NaN or infinite values on the calibration images"):
         check_fits(Returns("last is NaN"), digits)
 
 
 def test_labels_outside_the_classes(digits: Data) -> None:
     few = Data(digits.train, digits.validation, digits.calibration, digits.test, ("0", "1"), "few", "few")
-    with pytest.raises(InputError, match=r"^--data: label [2-9] is outside 0\.\.1$"):
+    with pytest.raises(InputError, match=r"^data: label [2-9] is outside 0\.\.1$"):
         check_fits(small_resnet(), few)

@@ -1,4 +1,4 @@
-"""What `--model` may name."""
+"""What `model` may name."""
 
 import sys
 import types
@@ -49,7 +49,7 @@ def test_torchvision_without_weights_and_with_arguments() -> None:
 @pytest.mark.parametrize("loaded", [{"weights": "DEFAULT"}, {"pretrained": "True"}])
 def test_arguments_that_would_download_are_refused(loaded: dict[str, object]) -> None:
     name = next(iter(loaded))
-    with pytest.raises(InputError, match=f"^--model-arg {name}: nothing is downloaded; use --weights FILE$"):
+    with pytest.raises(InputError, match=f"^model_arg: {name}: nothing is downloaded; use `weights` FILE$"):
         load_model("torchvision:resnet18", loaded)
 
 
@@ -65,7 +65,7 @@ def test_segmentation_networks_are_no_classifiers() -> None:
 
 def test_wrong_argument_of_torchvision() -> None:
     with pytest.raises(
-        InputError, match="torchvision:resnet18 raised TypeError: .*'wide'.*; see --model-arg"
+        InputError, match="torchvision:resnet18 raised TypeError: .*'wide'.*; see `model_arg`"
     ):
         load_model("torchvision:resnet18", {"wide": "2"})
 
@@ -73,7 +73,7 @@ def test_wrong_argument_of_torchvision() -> None:
 def test_timm_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(
-        InputError, match="^--model: timm:resnet18 needs the package timm; run: pip install timm$"
+        InputError, match="^model: timm:resnet18 needs the package timm; run: pip install timm$"
     ):
         load_model("timm:resnet18")
 
@@ -93,7 +93,7 @@ def test_timm_present(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [("resnet18", False, 4)]
     with pytest.raises(InputError, match="timm has no model 'tinynet_b'; did you mean 'tinynet_a'"):
         load_model("timm:tinynet_b")
-    with pytest.raises(InputError, match="timm:resnet18 raised TypeError: .*'depth'.*; see --model-arg"):
+    with pytest.raises(InputError, match="timm:resnet18 raised TypeError: .*'depth'.*; see `model_arg`"):
         load_model("timm:resnet18", {"depth": 1})
 
 
@@ -136,26 +136,24 @@ def test_file_imports_its_neighbour(file: Path) -> None:
     ],
 )
 def test_bad_factory(file: Path, name: str, text: str) -> None:
-    with pytest.raises(InputError, match=f"^--model: .*{text}"):
+    with pytest.raises(InputError, match=f"^model: .*{text}"):
         load_model(f"{file}:{name}")
 
 
 @pytest.mark.parametrize("spec", ["digits", "resnet18", ""])
 def test_unknown_form(spec: str) -> None:
-    with pytest.raises(
-        InputError, match=f"^--model: '{spec}' is not one of torchvision:NAME, timm:NAME, path"
-    ):
+    with pytest.raises(InputError, match=f"^model: '{spec}' is not one of torchvision:NAME, timm:NAME, path"):
         load_model(spec)
 
 
 @pytest.mark.parametrize("spec", ["mine:", ":net", "x:some.py"])
 def test_no_function_named(spec: str) -> None:
-    with pytest.raises(InputError, match=f"^--model: '{spec}' names no function; write path/file.py:factory"):
+    with pytest.raises(InputError, match=f"^model: '{spec}' names no function; write path/file.py:factory"):
         load_model(spec)
 
 
 def test_missing_file_and_module(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--model: there is no file .*absent\.py$"):
+    with pytest.raises(InputError, match=r"^model: there is no file .*absent\.py$"):
         load_model(f"{tmp_path}/absent.py:net")
     with pytest.raises(
         InputError, match="absent_package.net cannot be imported: ModuleNotFoundError: No module"

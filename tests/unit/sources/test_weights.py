@@ -1,4 +1,4 @@
-"""What `--weights` may name."""
+"""What `weights` may name."""
 
 import argparse
 import re
@@ -119,7 +119,7 @@ def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--weights: there is no file .*absent\.pt$"):
+    with pytest.raises(InputError, match=r"^weights: there is no file .*absent\.pt$"):
         load_weights(network(), tmp_path / "absent.pt")
 
 
@@ -127,12 +127,10 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(content)
     (tmp_path / "w.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=r"^--weights: .*w\.pt is no readable checkpoint: .+$") as caught:
+    with pytest.raises(InputError, match=r"^weights: .*w\.pt is no readable checkpoint: .+$") as caught:
         load_weights(network(), tmp_path / "w.pt")
     assert "\n" not in str(caught.value)
-    with pytest.raises(
-        InputError, match=r"^--weights: .*w\.safetensors is no readable safetensors file: .+$"
-    ):
+    with pytest.raises(InputError, match=r"^weights: .*w\.safetensors is no readable safetensors file: .+$"):
         load_weights(network(), tmp_path / "w.safetensors")
 
 
