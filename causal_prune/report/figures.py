@@ -77,10 +77,10 @@ def draw_figures(report: Report, folder: Path) -> list[Plate]:
     Returns:
         One plate per figure, also for those that are missing.
     """
-    quality = report.yardstick.name.capitalize()
+    quality, slug = report.yardstick.name.capitalize(), report.yardstick.slug
     plans: tuple[tuple[str, str, Callable[[Report], tuple[Figure | None, str]]], ...] = (
-        ("accuracy_vs_removed", f"{quality} against share removed", quality_against_share),
-        ("latency_accuracy", f"{quality} against latency", quality_against_latency),
+        (f"{slug}_vs_removed", f"{quality} against share removed", quality_against_share),
+        (f"latency_{slug}", f"{quality} against latency", quality_against_latency),
         ("widths", "Widths before and after", widths),
         ("importance", "Importance of the filters", importance_per_layer),
         ("agreement", "Agreement with ablation", agreement_by_group),

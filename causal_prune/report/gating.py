@@ -180,9 +180,9 @@ def gate(report: Report, baseline: Baseline, limits: Limits) -> Verdict:
 
 def _quality(report: Report, baseline: Baseline, max_drop: float) -> tuple[int, str]:
     arm, yardstick = report.causal, report.yardstick
-    if yardstick.name != baseline.yardstick.name:
+    if not yardstick.agrees_with(baseline.yardstick):
         raise InputError(
-            f"baseline: it measures {baseline.yardstick.name}, the bundle {yardstick.name}; "
+            f"baseline: it measures {baseline.yardstick.told}, the bundle {yardstick.told}; "
             "give a baseline of the same task"
         )
     if yardstick.kind == "share" and max_drop > 1:
@@ -194,7 +194,7 @@ def _quality(report: Report, baseline: Baseline, max_drop: float) -> tuple[int, 
     code = PASSED if passed else FAILED if yardstick.gain(best - limit) < -ROUNDING else INCONCLUSIVE
     other = f" (of {baseline.total:,} {yardstick.item}s)" if baseline.total != arm.total else ""
     return code, (
-        f"{yardstick.name} {arm.quality:.4f} [{arm.ci95[0]:.3f}, {arm.ci95[1]:.3f}] "
+        f"{yardstick.heading} {arm.quality:.4f} [{arm.ci95[0]:.3f}, {arm.ci95[1]:.3f}] "
         f"of {arm.total:,} {yardstick.item}s; "
         f"limit {limit:.4f} = baseline {baseline.quality:.4f}{other} {'-' if upwards else '+'} {max_drop:.4f}"
     )

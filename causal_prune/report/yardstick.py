@@ -1,5 +1,6 @@
 """What quality is measured by: its name, its unit, which direction is better, and how its numbers are written."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,9 +39,32 @@ class Yardstick(BaseModel):
         return {"share": "McNemar", "number": "Wilcoxon"}[self.kind]
 
     @property
+    def slug(self) -> str:
+        """The name as a part of a file's name."""
+        return re.sub(r"\W+", "_", self.name.lower())
+
+    @property
     def heading(self) -> str:
         """The name above a column or beside an axis, with the unit where cells go without."""
         return f"{self.name} in {self.unit}" if self.kind == "number" and self.unit else self.name
+
+    @property
+    def told(self) -> str:
+        """What is measured, for an error."""
+        return f"{self.heading} ({self.better} is better)"
+
+    def agrees_with(self, other: "Yardstick") -> bool:
+        """Whether numbers of both can be held against each other.
+
+        Args:
+            other: Another yardstick; it may write its numbers otherwise.
+
+        Returns:
+            Whether name, kind, direction and unit are the same.
+        """
+        return (self.name, self.kind, self.better, self.unit) == (
+            other.name, other.kind, other.better, other.unit,
+        )  # fmt: skip
 
     @property
     def in_columns(self) -> "Yardstick":

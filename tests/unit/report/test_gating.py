@@ -173,16 +173,11 @@ def test_errors_must_not_rise(
     baseline = _baseline(report, quality=3.0)
     verdict = gate(report, baseline, Limits(max_drop=0.5))
     assert verdict.exit_code == code
-    assert verdict.lines[0].startswith(f"mean absolute error {quality:.4f} [")
+    assert verdict.lines[0].startswith(f"mean absolute error in degrees {quality:.4f} [")
     assert "of 360 images; limit 3.5000 = baseline 3.0000 + 0.5000: " in verdict.lines[0]
     comparison = fake().comparison.model_copy(update={"mean_difference": -0.2, "ci95": (-0.3, -0.1)})
     better = report.model_copy(update={"comparison": comparison})
     assert gate(better, baseline, Limits(max_drop=2, beat_random=True)).lines[1].endswith("below 0: passed")
-
-
-def test_a_baseline_of_another_task_is_refused(fake: Fake, errors: Yardstick) -> None:
-    with pytest.raises(InputError, match="it measures accuracy, the bundle mean absolute error; give a base"):
-        gate(fake(yardstick=errors), baseline_of(fake()), Limits())
 
 
 def test_a_baseline_is_read_in_both_forms(fake: Fake, tmp_path: Path) -> None:
@@ -218,3 +213,18 @@ def test_a_baseline_that_is_none_is_refused(tmp_path: Path) -> None:
     path.write_text('{"schema_version": 9}')
     with pytest.raises(InputError, match="schema_version is 9"):
         load_baseline(path)
+
+
+def test_a_baseline_of_another_task_or_unit_is_refused(fake: Fake, errors: Yardstick) -> None:
+    report = fake()
+    other = _baseline(report, yardstick=errors)
+    told = "it measures mean absolute error in degrees .lower is better., the bundle accuracy .higher is better.; "
+    with pytest.raises(InputError, match=f"^baseline: {told}give a baseline of the same task$"):
+        gate(report, other, Limits())
+    radians = errors.model_copy(update={"unit": "radians"})
+    with pytest.raises(InputError, match="in radians .*, the bundle mean absolute error in degrees"):
+        gate(
+            report.model_copy(update={"yardstick": errors}),
+            other.model_copy(update={"yardstick": radians}),
+            Limits(),
+        )

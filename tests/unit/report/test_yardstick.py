@@ -45,3 +45,14 @@ def test_a_yardstick_is_checked_and_frozen() -> None:
         Yardstick(name="error", better="down", kind="number")  # type: ignore[arg-type]  # the point
     with pytest.raises(ValidationError, match="frozen"):
         ACCURACY.name = "luck"  # type: ignore[misc]  # that it cannot be set is the point
+
+
+def test_numbers_are_held_against_those_of_the_same_name_direction_and_unit_only() -> None:
+    assert PLAIN.agrees_with(PLAIN.model_copy(update={"digits": 1}))
+    for change in ({"unit": "degrees"}, {"better": "higher"}, {"name": "error"}, {"kind": "share"}):
+        assert not PLAIN.agrees_with(PLAIN.model_copy(update=change))
+    assert PLAIN.model_copy(update={"unit": "m"}).told == "mean absolute error in m (lower is better)"
+
+
+def test_a_name_becomes_a_part_of_a_file_name() -> None:
+    assert (ACCURACY.slug, PLAIN.slug) == ("accuracy", "mean_absolute_error")
