@@ -4,6 +4,7 @@
 """
 
 import ast
+import re
 import sys
 import tomllib
 from collections import Counter
@@ -141,6 +142,29 @@ def functions() -> Iterator[tuple[str, int, int, bool]]:
                 top = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                 leave = source[top - 2].strip().startswith("# Long:")
                 yield f"{room.path.relative_to(ROOT)}:{node.name}", code_lines(node, source), count, leave
+
+
+def told_of(room: Room) -> Iterator[tuple[str, str]]:
+    """What its docstrings and comments tell of by `owner.name`, one pair each: a room or a class, and what it holds."""
+    for found in re.finditer(r"`(\w+)\.(\w+)(?:\(\))?`", room.path.read_text(encoding="utf-8")):
+        yield found[1], found[2]
+
+
+def held() -> dict[str, set[str]]:
+    """Names that every room, wing and class holds, by its own name."""
+    names: dict[str, set[str]] = {
+        wing: {*face(wing), *(r.name for r in rooms() if r.wing == wing)} for wing in wings()
+    }
+    for room in rooms():
+        for owner in ast.walk(room.tree):
+            if isinstance(owner, ast.Module | ast.ClassDef):
+                own = names.setdefault(room.name if isinstance(owner, ast.Module) else owner.name, set())
+                for node in owner.body:
+                    targets = (
+                        node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+                    )
+                    own |= {getattr(target, "id", getattr(target, "name", "")) for target in targets}
+    return names
 
 
 def map_of_rooms() -> str:

@@ -82,7 +82,7 @@ def compensate(
     - A layer without bias puts c into the mean of the batch norm behind it. Where there is none, c is 0 and x and y
       are not centred.
 
-    "batchnorm" re-estimates batch-norm statistics (see `batchnorm_statistics.reestimate`), the cheap alternative. It
+    "batchnorm" re-estimates batch-norm statistics (see `reestimate`), the cheap alternative. It
     does not follow least squares: those have put means and scales where they fit best, and moving them again costs
     accuracy.
 

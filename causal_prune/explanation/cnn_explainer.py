@@ -238,7 +238,7 @@ class CausalCNNExplainer:
             The accuracy, 0..1.
 
         Raises:
-            InputError: As `measure.accuracy.evaluate`.
+            InputError: As `measure.evaluate`.
         """
         return evaluate({"model": model}, data_loader, device=self.device)["model"].value
 

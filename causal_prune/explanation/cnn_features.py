@@ -59,7 +59,7 @@ def collect(
     Args:
         layers: Names and modules of the convolutions.
         run: Runs the network on inputs.
-        batches: As `batches.inputs_of` takes them.
+        batches: As `running.inputs_of` takes them.
         norm: From a raw output to features of shape (images, filters). Calls of one module are summed in squares.
         device: Where the network is.
 

@@ -46,7 +46,7 @@ class ParameterCut:
 
 @dataclass(frozen=True)
 class AdapterCut:
-    """Channels that are picked or put back at a border of a module (see `graph_types.Adapter`).
+    """Channels that are picked or put back at a border of a module (see `filter_graph.Adapter`).
 
     Attributes:
         module: Name of the module.

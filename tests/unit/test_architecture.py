@@ -1,5 +1,6 @@
 """The house keeps its own rules: the map, the faces, the rooms' tests, how long and how wide a function may be."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from tests.architecture import PACKAGE, ROOT, Room
 
 MOST_LINES, MOST_PARAMETERS = 45, 12
 FRONTS = ("causal_prune/pipeline/flow.py:compress", "causal_prune/fine_tuning/training.py:fine_tune")
+FILES = ("onnx", "json", "md", "html", "safetensors", "py", "toml")
+"""Ends of files, which docstrings name too."""
 TESTS = ROOT / "tests" / "unit"
 
 
@@ -68,6 +71,17 @@ def test_every_test_file_of_a_room_has_a_room() -> None:
     expected = {mirrored(room) for room in architecture.rooms()}
     of_wings = [path for wing in architecture.wings() for path in (TESTS / wing).glob("test_*.py")]
     assert [str(path) for path in of_wings if path not in expected] == []
+
+
+def test_what_docstrings_tell_of_is_there() -> None:
+    held = architecture.held()
+    gone = [
+        f"{room.path.relative_to(ROOT)}: {owner}.{name}"
+        for room in architecture.rooms()
+        for owner, name in architecture.told_of(room)
+        if name not in held.get(owner, ()) and name not in FILES and importlib.util.find_spec(owner) is None
+    ]
+    assert gone == []
 
 
 def test_functions_are_short_and_take_few_arguments() -> None:
