@@ -63,6 +63,7 @@ def export_onnx(
         Two to ten seconds for the export, and three forward passes.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     export_onnx(nn.Linear(3, 2), Path(folder) / "net.onnx", torch.rand(1, 3)).passed
         True

@@ -322,13 +322,3 @@ def test_out_that_cannot_be_written(
 def test_out_is_looked_at_before_anything_is_loaded(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine", encoding="utf-8")
     assert refused(["run", "--model", "no/such.py:net", "--out", "notes"], "--out notes: is a file")
-
-
-# --- and then ---
-
-
-def test_debug_shows_a_traceback(cli, world) -> None:
-    done = cli("--debug", "run", "--model", "no/such.py:net")
-    assert done.code == 2
-    assert "Traceback (most recent call last)" in done.err
-    assert done.err.splitlines()[-1] == "causal-prune: --model: there is no file no/such.py"

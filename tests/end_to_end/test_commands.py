@@ -48,19 +48,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_has_an_example(cli, command: str) -> None:
-    done = cli(command, "--help")
-    assert (done.code, done.err) == (0, "")
-    assert f"Example: causal-prune {command} " in " ".join(done.out.split())
-
-
-def test_bare_call_prints_the_help(cli) -> None:
-    done = cli()
-    assert (done.code, done.err) == (2, "")
-    assert all(command in done.out for command in COMMANDS)
-
-
 # --- inspect ---
 
 

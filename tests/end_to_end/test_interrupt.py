@@ -77,35 +77,6 @@ def test_interrupt_leaves_the_old_bundle_or_none(
         verify(tmp_path / "net")
 
 
-def test_interrupt_behind_another_error(cli, world, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object, **__: object) -> None:
-        try:
-            raise KeyboardInterrupt
-        finally:
-            raise RuntimeError("the stack of modes is not empty")  # as torch does when it is cut short
-
-    monkeypatch.setattr(STEPS["observe"], stop)
-    done = cli(*world.run, "--out", "net")
-    assert (done.code, done.err.strip()) == (130, MESSAGE)
-
-
-def test_interrupt_that_hits_a_finaliser_is_not_lost(cli, world, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Finalised:
-        def __del__(self) -> None:
-            raise KeyboardInterrupt
-
-    def stop(*_: object, **__: object) -> None:
-        Finalised()
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            time.sleep(0.01)
-        raise AssertionError("the interrupt was lost")
-
-    monkeypatch.setattr(STEPS["observe"], stop)
-    done = cli(*world.run, "--out", "net")
-    assert (done.code, done.err.strip()) == (130, MESSAGE)
-
-
 @pytest.mark.parametrize("when", ["before the last rename", "after the last rename"])
 def test_interrupt_between_the_renames(
     cli, world, no_export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files, before, when: str

@@ -175,16 +175,6 @@ def test_plots_are_returned_and_nothing_stays_open(taught, odd) -> None:
         figure.canvas.draw()
 
 
-def test_a_window_opens_only_on_request(taught, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = []
-    monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.get_fignums()))
-    monkeypatch.setattr(pyplot, "figure", Figure)
-    taught.plot_importance_distribution()
-    assert shown == []
-    taught.plot_importance_distribution(show=True)
-    assert len(shown) == 1
-
-
 def test_grey_images_are_drawn_and_other_shapes_refused() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(2)

@@ -12,7 +12,6 @@ from causal_prune.comparison.agreement import spearman_by_group
 from causal_prune.errors import InputError
 from causal_prune.importance import ablation
 from causal_prune.importance.ablation import ablate, joined
-from causal_prune.intervention import replay
 from causal_prune.intervention.replay import Constant, Recorder, Replay, Rerun
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace
@@ -169,24 +168,6 @@ def test_a_network_that_cannot_be_recorded_is_run_as_a_whole() -> None:
     found = ablate(net, graph, [(images, labels)])
     for name, rises in expected.items():
         np.testing.assert_allclose(found.rise[name], rises.mean(axis=1), rtol=1e-4, atol=1e-8)
-
-
-def test_only_what_lies_behind_a_change_runs_again(traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-    run = replay._run
-    monkeypatch.setattr(replay, "_run", lambda node, value: ran.append(str(node.target)) or run(node, value))
-    with torch.no_grad():
-        subject = Recorder(traced.net, ["b", "head"]).subject(traced.images)
-        assert isinstance(subject, Replay)
-        whole = len(ran)
-        ran.clear()
-        subject.under({"head": Constant(torch.tensor([1]), torch.tensor([0.5]))})
-        assert 0 < len(ran) <= 2 < whole, "the last layer alone"
-        ran.clear()
-        changed = subject.under({"b": Constant(torch.tensor([1]), torch.tensor([0.5]))})
-        assert sum("convolution" in name for name in ran) == 2, "b is corrected, c and d run again"
-        assert not torch.equal(changed, subject.dense)
-        assert torch.equal(subject.under({}), subject.dense)
 
 
 def test_the_clamped_score_ranks_as_the_rise_where_it_rises(traced) -> None:

@@ -57,19 +57,8 @@ def test_the_same_seed_gives_the_same_scores_and_nothing_else_changes(traced, me
     assert all(parameter.grad is None for parameter in traced.net.parameters())
 
 
-@pytest.mark.parametrize("method", NEEDS_NETWORK)
-def test_a_missing_network_is_named(traced, method: str) -> None:
-    with pytest.raises(InputError, match=f"'{method}' needs the network: give score.*model="):
-        score(traced.graph, traced.moments, method=method, labelled=traced.labelled)
-
-
 @pytest.mark.parametrize("method", NEEDS_IMAGES)
-def test_missing_images_are_named(traced, method: str) -> None:
-    with pytest.raises(InputError, match=f"'{method}' needs labelled images: give score.*labelled="):
-        score(traced.graph, traced.moments, method=method, model=traced.net)
-    once = iter(traced.labelled)
-    with pytest.raises(InputError, match=f"'{method}': labelled can be read only once"):
-        score(traced.graph, traced.moments, method=method, model=traced.net, labelled=once)
+def test_images_that_are_none_and_batches_without_labels_are_named(traced, method: str) -> None:
     with pytest.raises(InputError, match="there are no images"):
         score(traced.graph, traced.moments, method=method, model=traced.net, labelled=[])
     unlabelled = [traced.images]
@@ -129,12 +118,6 @@ def test_scores_follow_a_permutation_of_filters(traced, layer: str, parents: str
     for name, values in found[0].items():
         expected = values[order] if name == layer else values
         torch.testing.assert_close(found[1][name], expected, rtol=1e-4, atol=1e-9)
-
-
-def test_an_unknown_method_is_refused_with_the_known_ones(traced) -> None:
-    known = ", ".join(METHODS)
-    with pytest.raises(InputError, match=f"^score: method 'l1' is not one of {known}"):
-        score(traced.graph, traced.moments, method="l1")
 
 
 def test_the_command_line_names_every_method_and_no_other() -> None:

@@ -1,6 +1,5 @@
-"""Accuracy, intervals and tests, against their formulas written out."""
+"""Accuracy with its interval, image by image, for several networks in one pass."""
 
-import itertools
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.measure.quality import evaluate
-from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
+from causal_prune.measure.statistics import wilson_interval
 
 
 class Counted:
@@ -136,82 +135,3 @@ def test_empty_loader_and_no_models_are_refused():
         evaluate({"net": linear(IDENTITY)}, [])
     with pytest.raises(InputError, match="models is empty"):
         evaluate({}, [(IMAGES, LABELS)])
-
-
-@pytest.mark.parametrize(("correct", "total"), [(0, 7), (7, 7), (1, 3), (917, 1000), (9339, 10000)])
-@pytest.mark.parametrize(("confidence", "z"), [(0.95, 1.959963984540054), (0.9, 1.6448536269514722)])
-def test_wilson_by_formula(correct, total, confidence, z):
-    p, n = correct / total, total
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-
-    low, high = wilson_interval(correct, total, confidence)
-
-    assert low == pytest.approx(centre - half, abs=1e-12)
-    assert high == pytest.approx(centre + half, abs=1e-12)
-    assert 0 <= low <= p <= high <= 1
-
-
-@pytest.mark.parametrize(
-    ("correct", "total", "confidence", "message"),
-    [
-        (3, 0, 0.95, "total=0"),
-        (4, 3, 0.95, "correct=4 of total=3"),
-        (-1, 3, 0.95, "correct=-1"),
-        (1, 3, 1.0, "confidence=1.0"),
-    ],
-)
-def test_wilson_refuses_impossible_counts(correct, total, confidence, message):
-    with pytest.raises(InputError, match=message):
-        wilson_interval(correct, total, confidence)
-
-
-@pytest.mark.parametrize(("only_a", "only_b"), [(0, 3), (3, 0), (2, 2), (1, 6), (5, 4), (9, 1)])
-def test_mcnemar_by_enumerating_every_split(only_a, only_b):
-    discordant = only_a + only_b
-    splits = [sum(sides) for sides in itertools.product((0, 1), repeat=discordant)]
-    uneven = abs(only_a - only_b)
-    enumerated = sum(abs(2 * split - discordant) >= uneven for split in splits) / len(splits)
-    a = np.array([True] * only_a + [False] * only_b + [True, True, False])
-    b = np.array([False] * only_a + [True] * only_b + [True, True, False])
-
-    assert mcnemar_exact(a, b) == pytest.approx(enumerated, abs=1e-12)
-    assert mcnemar_exact(b, a) == pytest.approx(enumerated, abs=1e-12)
-
-
-def test_mcnemar_without_a_difference_is_one():
-    assert mcnemar_exact([True, False, True], [True, False, True]) == 1.0
-
-
-@pytest.mark.parametrize("other", [[True], [1, 0, 1], [[True, False, True]]])
-def test_mcnemar_refuses_what_is_no_pair(other):
-    with pytest.raises(InputError, match="must be truth values of the same images"):
-        mcnemar_exact([True, False, True], other)
-
-
-def test_paired_difference_by_formula():
-    values = [0.02, -0.01, 0.05, 0.0, 0.03]
-    mean = sum(values) / 5
-    sd = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)
-    t = 2.7764451051977987  # 97.5 % quantile of Student's t with 4 degrees of freedom, from a table
-
-    found = paired_difference(values)
-
-    assert found.mean == pytest.approx(mean)
-    assert found.sd == pytest.approx(sd)
-    assert found.ci95 == pytest.approx((mean - t * sd / math.sqrt(5), mean + t * sd / math.sqrt(5)))
-    assert (found.wins, found.of) == (3, 5)
-
-
-def test_paired_difference_of_one_and_of_equals():
-    one = paired_difference([0.25])
-    equal = paired_difference([-0.5, -0.5])
-
-    assert (one.mean, one.sd, one.ci95, one.wins, one.of) == (0.25, None, None, 1, 1)
-    assert (equal.sd, equal.ci95, equal.wins) == (0.0, (-0.5, -0.5), 0)
-
-
-@pytest.mark.parametrize("values", [[], [0.1, math.nan], [math.inf]])
-def test_paired_difference_refuses_nothing_and_nan(values):
-    with pytest.raises(InputError, match="one or more finite numbers"):
-        paired_difference(values)

@@ -1,4 +1,4 @@
-"""ONNX export: names, parity, what is left behind, and the comparison of two files."""
+"""ONNX export: names, parity, and what is left behind."""
 
 import logging
 import math
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from causal_prune.errors import InputError, ParityError
 from causal_prune.onnx_files import export as onnx_export
 from causal_prune.onnx_files.export import export_onnx
-from causal_prune.onnx_files.parity import compare_onnx
 
 
 def fixed(model: nn.Module) -> nn.Module:
@@ -88,24 +87,21 @@ def model_of(
     nodes: list,
     weights: list,
     shape: tuple,
-    names: tuple[str, str] = ("input", "output"),
     output_shape: tuple | None = None,
 ) -> onnx.ModelProto:
     """An ONNX network of one input and one output, made by hand."""
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
-        for name, dims in zip(names, (shape, output_shape or shape), strict=True)
+        for name, dims in (("input", shape), ("output", output_shape or shape))
     ]
     graph = helper.make_graph(nodes, "by_hand", ends[:1], ends[1:], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def times(
-    scale: float, *, shape: tuple = ("batch", 3), names: tuple[str, str] = ("input", "output")
-) -> onnx.ModelProto:
+def times(scale: float, *, shape: tuple = ("batch", 3)) -> onnx.ModelProto:
     """y = x * scale."""
     weight = numpy_helper.from_array(np.array(scale, np.float32), "scale")
-    return model_of([helper.make_node("Mul", [names[0], "scale"], [names[1]])], [weight], shape, names)
+    return model_of([helper.make_node("Mul", ["input", "scale"], ["output"])], [weight], shape)
 
 
 def altered(factor: float) -> Callable[..., None]:
@@ -422,62 +418,6 @@ def test_a_network_without_tensor_outputs_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="the model returned NoneType without a tensor"):
         export_onnx(Nothing(), tmp_path / "net.onnx", IMAGE)
-
-
-def scaled(file: Path, scale: float, **options: tuple) -> Path:
-    """Writes y = x * scale."""
-    onnx.save_model(times(scale, **{"names": ("x", "y"), **options}), file)
-    return file
-
-
-def test_compare_measures_the_error_and_raises_nothing(tmp_path):
-    a, b = scaled(tmp_path / "a.onnx", 2.0), scaled(tmp_path / "b.onnx", 2.002)
-
-    same, other = compare_onnx(a, a), compare_onnx(a, b, batch=64)
-
-    assert same.passed and same.outputs == {"y": 0.0}
-    assert not other.passed and other.max_abs == other.outputs["y"] == pytest.approx(0.001, rel=1e-3)
-    assert compare_onnx(a, b, tolerance=0.002).passed
-
-
-def test_compare_takes_the_batch_of_a_file_that_fixes_it(tmp_path):
-    assert compare_onnx(
-        scaled(tmp_path / "a.onnx", 2.0), scaled(tmp_path / "b.onnx", 2.0, shape=(2, 3)), batch=7
-    ).passed
-
-
-def test_compare_of_values_that_are_not_finite_fails(tmp_path):
-    parity = compare_onnx(scaled(tmp_path / "a.onnx", math.nan), scaled(tmp_path / "b.onnx", math.nan))
-
-    assert not parity.passed and parity.max_abs == math.inf
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"names": ("z", "y")}, "the files have different inputs: a has x; b has z"),
-        ({"names": ("x", "z")}, "the files have different outputs: a has y; b has z"),
-        ({"shape": ("batch", 4)}, r"input 'x' is tensor\(float\) \(None, 3\) in a, but .* \(None, 4\) in b"),
-        ({"shape": ("batch", 3, 1)}, r"input 'x' is .* in a, but .* in b"),
-    ],
-)
-def test_compare_refuses_files_that_do_not_correspond(options, message, tmp_path):
-    a, b = scaled(tmp_path / "a.onnx", 2.0), scaled(tmp_path / "b.onnx", 2.0, **options)
-
-    with pytest.raises(InputError, match=message):
-        compare_onnx(a, b)
-
-
-def test_compare_names_files_that_cannot_be_opened(tmp_path):
-    a = scaled(tmp_path / "a.onnx", 2.0)
-    (tmp_path / "text.onnx").write_text("no network")
-
-    with pytest.raises(InputError, match=r"absent\.onnx does not exist"):
-        compare_onnx(a, tmp_path / "absent.onnx")
-    with pytest.raises(InputError, match=r"text\.onnx is no ONNX file"):
-        compare_onnx(a, tmp_path / "text.onnx")
-    with pytest.raises(InputError, match="batch=0 must be at least 1"):
-        compare_onnx(a, a, batch=0)
 
 
 @pytest.mark.slow

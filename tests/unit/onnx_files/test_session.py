@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from causal_prune.errors import InputError, first_line
+from causal_prune.errors import InputError
 from causal_prune.onnx_files.session import TensorInfo, open_session, random_feed, signature
 
 
@@ -82,8 +82,3 @@ def test_types_of_files_reach_the_feed(write_onnx):
     (result,) = session.run(None, random_feed(inputs, batch=7, seed=0))
 
     assert result.shape == (2, 3) and result.dtype == np.int64
-
-
-def test_first_line_of_an_empty_message_is_the_class():
-    assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"

@@ -1,20 +1,17 @@
 import json
 import math
-from collections.abc import Callable
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError, TargetError
-from causal_prune.importance.scores import EliminationCurve, FilterScores
+from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import count_cost
 from causal_prune.planning.allocation import FLOOR
 from causal_prune.planning.network_cost import cost, share_kept
@@ -23,56 +20,7 @@ from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace
-
-
-class Residual(nn.Module):
-    """Biases, a projection, a layer scale and a linear layer after flatten: every term of the cost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24)
-        self.a, self.b = nn.Conv2d(24, 20, 3, padding=1), nn.Conv2d(20, 24, 3, padding=1, bias=False)
-        self.c, self.shortcut = nn.Conv2d(24, 40, 3, stride=2, padding=1), nn.Conv2d(24, 40, 1, stride=2)
-        self.hidden, self.fc = nn.Linear(40 * 9, 30), nn.Linear(30, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stem(x)))
-        x = F.relu(x + self.b(F.relu(self.a(x))))
-        x = F.relu(self.c(x) + self.shortcut(x))
-        return self.fc(F.relu(self.hidden(x.flatten(1))))
-
-
-def mixed() -> nn.Module:
-    """Depthwise, grouped by block and by position, transposed, and an affine activation."""
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, groups=32), nn.BatchNorm2d(32), nn.ReLU6(),
-        nn.Conv2d(32, 48, 1), nn.Conv2d(48, 48, 3, padding=1, groups=24), nn.PReLU(48),
-        nn.Conv2d(48, 64, 1), nn.Conv2d(64, 32, 3, groups=2, bias=False), nn.ReLU(),
-        nn.ConvTranspose2d(32, 40, 3, stride=2), nn.BatchNorm2d(40), nn.Conv2d(40, 3, 1),
-    )  # fmt: skip
-
-
-def torchvision_net(name: str) -> Callable[[], nn.Module]:
-    return lambda: getattr(torchvision.models, name)(weights=None, num_classes=10)
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "residual": (Residual, 6),
-    "mixed": (mixed, 8),
-    "resnet18": (torchvision_net("resnet18"), 32),
-    "mobilenet_v2": (torchvision_net("mobilenet_v2"), 32),
-    "squeezenet1_1": (torchvision_net("squeezenet1_1"), 32),
-}
-
-
-@cache
-def network(name: str) -> tuple[nn.Module, Tensor, FilterGraph]:
-    factory, size = NETS[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        net = factory().eval()
-    example = torch.zeros(1, 3, size, size)
-    return net, example, trace(net, example)
+from tests.unit.planning.networks import NETS, Residual, curved, network
 
 
 def scores_of(graph: FilterGraph, seed: int = 0) -> FilterScores:
@@ -116,35 +64,6 @@ def test_a_target_is_met_from_below_within_one_percent_or_one_unit(
     assert chosen.target.achieved == pytest.approx(found, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_the_predicted_cost_is_the_cost_of_the_removed_network(name: str) -> None:
-    net, example, graph = network(name)
-    for seed, share in enumerate((0.2, 0.45, 0.7)):
-        chosen = plan(graph, scores_of(graph, seed), remove_filters=share)
-        counted = count_cost(remove(net, chosen), example)
-        macs, params = cost(graph, widths_of(chosen))
-        assert macs == pytest.approx(counted.macs, rel=1e-9) and params == pytest.approx(
-            counted.params, rel=1e-9
-        )
-    dense = count_cost(net, example)
-    assert cost(graph, {g.name: g.size for g in graph.prunable}) == (dense.macs, dense.params)
-
-
-def test_bare_parameters_are_not_counted() -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
-            self.gamma = nn.Parameter(torch.ones(8, 1, 1))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x) * self.gamma)
-
-    graph = trace(Scaled(), torch.zeros(1, 3, 2, 2))
-    assert cost(graph, {"first": 8}) == (4 * (24 + 16), 32 + 18)
-    assert cost(graph, {"first": 3}) == (4 * (9 + 6), 12 + 8)
-
-
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.999])
 @pytest.mark.parametrize("align", [1, 16])
 def test_the_share_of_filters_to_remove_is_exact_in_every_group(share: float, align: int) -> None:
@@ -177,13 +96,6 @@ def test_widths_are_multiples_but_for_what_the_target_needs(align: int, share: f
     aligned = [name for name, width in widths.items() if width % align == 0]
     assert len(aligned) >= 0.75 * len(widths)
     assert all(width % (align // 4) == 0 or width == 1 for width in widths.values())
-
-
-def test_groups_give_up_about_the_same_share() -> None:
-    _, _, graph = network("resnet18")
-    widths = widths_of(plan(graph, scores_of(graph), keep_macs=0.5))
-    shares = [widths[g.name] / g.size for g in graph.prunable]
-    assert max(shares) - min(shares) <= 2 / 64
 
 
 @pytest.mark.parametrize("kind", ["keep_macs", "keep_params"])
@@ -312,18 +224,6 @@ def test_plans_are_nested_as_the_budget_shrinks_where_units_are_small() -> None:
         assert less != more
 
 
-def curved(graph: FilterGraph, flat: str) -> FilterScores:
-    """Quadratic curves; those of one group rise a hundred times slower."""
-    groups, curves = {}, {}
-    for group in graph.prunable:
-        order = torch.arange(group.size).flip(0)
-        steps = torch.arange(group.size + 1, dtype=torch.float64) / group.size
-        lost = steps**2 * (0.01 if group.name == flat else 1.0)
-        curves[group.name] = EliminationCurve(order, lost.flip(0), lost)  # plans go by the price alone
-        groups[group.name] = torch.argsort(order).double()
-    return FilterScores("test", "", groups, {}, curves)
-
-
 @pytest.mark.parametrize("name", ["residual", "mixed", "mobilenet_v2"])
 @pytest.mark.parametrize("target", [{"keep_macs": 0.5}, {"keep_params": 0.6}, {"keep_macs": 0.85}])
 @pytest.mark.parametrize("align", [1, 4])
@@ -348,45 +248,6 @@ def test_curves_meet_the_target_from_below_and_leave_a_floor(
         kept = chosen.kept_units[group.name]
         assert len(kept) >= group.size * FLOOR - 1
         assert kept == tuple(range(len(kept))), "units go in the order of the curve"
-
-
-def test_a_group_whose_removals_cost_little_gives_up_more() -> None:
-    graph = trace(Residual(), torch.zeros(2, 3, 6, 6))
-    for flat in ("a", "hidden"):
-        chosen = plan(graph, curved(graph, flat), remove_filters=0.3)
-        shares = {group.name: len(chosen.kept_units[group.name]) / group.size for group in graph.prunable}
-        assert min(shares, key=lambda name: shares[name]) == flat
-        total = sum(group.size for group in graph.prunable)
-        assert sum(map(len, chosen.kept_units.values())) == total - int(total * 0.3)
-
-
-def test_greedy_on_convex_curves_is_the_best_of_all_allocations() -> None:
-    """Two groups whose costs add up: every pair of widths is tried."""
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 1),
-        nn.ReLU(),
-        nn.Conv2d(8, 4, 1),
-        nn.ReLU(),
-        nn.Conv2d(4, 10, 1),
-        nn.ReLU(),
-        nn.Conv2d(10, 2, 1),
-    )
-    graph = trace(net, torch.zeros(2, 3, 6, 6), freeze=["2"])
-    first, second = (group.name for group in graph.prunable)
-    scores = curved(graph, first)
-    u, v = (scores.curves[name].price for name in (first, second))
-    dense = cost(graph, {first: 8, second: 10})[0]
-    chosen = plan(graph, scores, keep_macs=0.6)
-    widths = {name: len(units) for name, units in chosen.kept_units.items()}
-    lost = float(u[8 - widths[first]] + v[10 - widths[second]])
-    least = min(
-        float(u[8 - a] + v[10 - b])
-        for a in range(1, 9)
-        for b in range(1, 11)
-        if cost(graph, {first: a, second: b})[0] <= 0.6 * dense
-    )
-    step = float((v[1:] - v[:-1]).max())
-    assert least <= lost <= least + step
 
 
 def test_curves_that_miss_a_group_are_refused() -> None:

@@ -17,7 +17,6 @@ import pytest
 from matplotlib import image
 
 from causal_prune.errors import InputError
-from causal_prune.report.figures import importance_per_layer
 from causal_prune.report.rendering import render
 from causal_prune.report.report import Report
 
@@ -121,22 +120,6 @@ def test_a_stale_figure_goes(fake: Fake, tmp_path: Path) -> None:
 def test_zero_without_removed_says_that_nothing_stands_beside_it(fake: Fake, tmp_path: Path) -> None:
     for text in _rendered(fake(mode="zero", arms=fake(mode="zero").arms[:1]), tmp_path):
         assert "nothing to set beside it" in re.sub(r"\s+", " ", text)
-
-
-@pytest.mark.parametrize(
-    "scores",
-    [
-        [0.0, 0.0, 0.0],
-        [1.0],
-        [-0.5, 0.2, 0.9],
-        [0.0, 1e-12, 1e-3, 4.0],
-        [2.0, 2.0, 2.0],
-    ],
-)
-def test_importances_of_any_kind_can_be_drawn(fake: Fake, scores: list[float]) -> None:
-    figure, caption = importance_per_layer(fake(importances={"only": scores, "empty": []}))
-    assert figure is not None and f"{len(scores)} filter" in caption
-    figure.draw_without_rendering()
 
 
 class _Links(HTMLParser):

@@ -1,7 +1,6 @@
 """The rows of the tables, against arithmetic done by hand in the test."""
 
 from collections.abc import Callable
-from io import StringIO
 from statistics import mean, stdev
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 
 from causal_prune.report import tables
 from causal_prune.report.report import Report, text_to_hits
-from causal_prune.report.summary import summary_lines, summary_table
 from causal_prune.report.yardstick import ACCURACY
 
 Fake = Callable[..., Report]
@@ -97,22 +95,3 @@ def test_the_curve_is_written_with_mean_and_range(fake: Fake) -> None:
     assert row.random == f"{seeds.mean():.2f} ± {seeds.std(ddof=1):.2f} %"
     assert row.random_range == f"{seeds.min():.1f} to {seeds.max():.1f} %"
     assert tables.curve_rows(fake(curve=None)) == []
-
-
-@pytest.mark.parametrize("mode", ["remove", "zero"])
-def test_the_terminal_table_fits_and_shows_every_arm(fake: Fake, mode: str) -> None:
-    from rich.console import Console
-
-    console = Console(width=80, record=True, file=StringIO())
-    console.print(summary_table(fake(mode=mode)))
-    text = console.export_text()
-    assert "…" not in text
-    assert "94.61 ± 0.89 %" in text and "95.0 to 98.5 %" in text and "49.8 %" in text
-    assert ("causal-removed" in text) is (mode == "zero")
-
-
-def test_the_lines_for_the_terminal_begin_with_the_verdict(fake: Fake) -> None:
-    lines = summary_lines(fake())
-    assert lines[0].startswith("Causal beat random.") and lines[1].startswith(
-        "Asked: keep 50.0 % of the MACs"
-    )

@@ -280,15 +280,6 @@ def test_inputs_may_be_a_tuple_or_a_mapping() -> None:
     assert {m.layer for m in by_place.prunable[0].of_role("producer")} == {"a", "b"}
 
 
-def test_json_holds_the_whole_graph() -> None:
-    graph = trace(Residual(), images(1, 3, 6, 6))
-    plain = graph.to_json()
-    assert plain["layers"]["b"]["parents"] == ("a",) and plain["layers"]["b"]["inputs"] == 5
-    assert plain["frozen"] == {"fc": "produces an output of the network"}
-    assert [g["name"] for g in plain["groups"]] == [g.name for g in graph.groups]
-    assert plain["chain"] == {"stem": [], "a": ["stem"], "b": ["a"]}
-
-
 def test_the_examples_of_the_docstrings_run() -> None:
     result = doctest.testmod(filter_graph)
     assert result.attempted >= 3 and result.failed == 0
