@@ -13,6 +13,7 @@ from causal_prune.data import Data, Images, loader
 from causal_prune.fine_tuning import Tuning, fine_tune
 from causal_prune.measure import Measured, count_cost, evaluate
 from causal_prune.network.running import Inputs
+from causal_prune.onnx_files import OnnxForm
 from causal_prune.planning import plan_like
 from causal_prune.surgery import PruningPlan, remove, zero, zero_masks
 from causal_prune.tracing import FilterGraph
@@ -33,6 +34,7 @@ class Recipe:
         mode: How the units go.
         seed: Of the repair and the fine-tuning.
         device: Where to compute.
+        form: Of the ONNX files.
     """
 
     dense: nn.Module
@@ -43,6 +45,7 @@ class Recipe:
     mode: Mode = "remove"
     seed: int = 0
     device: str = "cpu"
+    form: OnnxForm = field(default_factory=OnnxForm)
 
 
 def pruned(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:

@@ -34,7 +34,14 @@ def export_arms(outcome: Outcome, recipe: Recipe, folder: Path, threads: int, *,
     for name, arm in first.items():
         with status(f"{name}: export ONNX and compare with torch"):
             described = {"causal_prune.command": command, "causal_prune.arm": name}
-            parities[name] = export_onnx(arm.model, files[name], recipe.example, metadata=described)
+            parities[name] = export_onnx(
+                arm.model,
+                files[name],
+                recipe.example,
+                metadata=described,
+                dynamic_size=recipe.form.dynamic_size,
+                opset=recipe.form.opset,
+            )
     latencies = measure_latency(
         files, threads=threads, seed=recipe.seed, label="latency, all arms interleaved"
     )

@@ -1,12 +1,14 @@
 """ONNX files that are known to compute what the network computes: export, parity, comparison of two files."""
 
 import io
+import json
 import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ from torch import Tensor, nn
 from causal_prune.errors import CausalPruneError, InputError, ParityError, first_line
 from causal_prune.machine import whole_file
 from causal_prune.network.running import Inputs, call, device_of, modes_kept, seeded, tensors_in
+from causal_prune.onnx_files.dynamic_axes import open_axes, other_batch, other_sizes
+from causal_prune.onnx_files.opset import EXPORTED, at_opset, check_opset
 from causal_prune.onnx_files.parity import Parity, check_tolerance, largest_error, parity_of
-from causal_prune.onnx_files.session import open_session, signature
+from causal_prune.onnx_files.session import EXAMPLE_SHAPES, open_session, signature
 
 _ONE_SIZE = "; dynamic_batch=False exports it for the example's batch size alone"
+_ONE_SHAPE = "; dynamic_size=False exports it for the example's height and width alone"
 
 
 def export_onnx(
@@ -32,6 +37,10 @@ def export_onnx(
     tolerance: float = 1e-4,
     metadata: Mapping[str, str] | None = None,
     dynamic_batch: bool = True,
+    dynamic_size: bool = False,
+    opset: int | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> Parity:
     """Write a network, in eval mode, as one ONNX file that ONNX Runtime is seen to compute alike.
 
@@ -51,16 +60,22 @@ def export_onnx(
         tolerance: The largest error allowed, as defined at `Parity`; greater than 0.
         metadata: Written into the file's metadata, next to the weights: what made it, from what.
         dynamic_batch: Whether the file takes batches of any size, or only that of the example.
+        dynamic_size: Whether it takes images of any height and width (signals of any length, volumes of any size)
+            that the network takes, or only those of the example.
+        opset: Version of ONNX's operators, from 17 to the newest that ONNX Runtime runs; the exporter's own choice if
+            None. Older runtimes want older ones.
+        input_names: Of the inputs, in their order, instead of the names above.
+        output_names: Of the outputs, in their order.
 
     Returns:
-        The parity of the two batches together.
+        The parity of all batches together.
 
     Raises:
         InputError: If an argument cannot be used, or the network cannot be exported.
         ParityError: If ONNX Runtime cannot run the file, or computes something else; names output and number.
 
     Cost:
-        Two to ten seconds for the export, and three forward passes.
+        Two to ten seconds for the export, and three forward passes; two or a few more with `dynamic_size`.
 
     Example:
         >>> import tempfile
@@ -69,11 +84,12 @@ def export_onnx(
         True
     """
     path = Path(path)
-    _check_arguments(path, tolerance)
+    _check_arguments(path, tolerance, opset)
     device = device_of(model)
-    named = _named_inputs(example_input, dynamic_batch)
+    named = _renamed("input", input_names, _named_inputs(example_input, dynamic_batch))
     example = {name: tensor.detach().to(device) for name, tensor in named.items()}
-    flat = _Flat(model, tuple(example), isinstance(example_input, Mapping))
+    flat = _Flat(model, _keywords(example_input), output_names)
+    form = _Form(dynamic_batch, dynamic_size, opset)
     with (
         modes_kept(model),
         seeded(0, device),
@@ -83,30 +99,77 @@ def export_onnx(
         flat.eval()
         try:
             reference = flat.named_outputs(example)
+        except CausalPruneError:
+            raise
         except Exception as error:
             raise InputError(f"the model cannot run example_input: {first_line(error)}") from error
-        _write(_converted(flat, example, list(reference), dynamic_batch), file, metadata or {})
+        batches = [example, other_batch(example, dynamic=dynamic_batch)]
+        batches += other_sizes(example, flat.named_outputs) if dynamic_size else []
+        proto = _converted(flat, example, list(reference), form)
+        _write(proto, file, _described(metadata, example, form))
         parities = [
-            _parity_with_torch(flat, file, batch, tolerance) for batch in _batches(example, dynamic_batch)
+            _parity_with_torch(flat, file, batch, tolerance, form.hint if number > 1 else "")
+            for number, batch in enumerate(batches)
         ]
     outputs = {name: max(parity.outputs[name] for parity in parities) for name in reference}
     return parity_of(outputs, tolerance)
 
 
+def check_form(model: nn.Module, example_input: Inputs, *, dynamic_size: bool, opset: int | None) -> None:
+    """Refuse, before long work, what `export_onnx` would refuse after it.
+
+    Args:
+        model: The network.
+        example_input: As `export_onnx` takes it.
+        dynamic_size: As there.
+        opset: As there.
+
+    Raises:
+        InputError: If the opset cannot be written, or the network takes no other size.
+
+    Cost: a few forward passes with `dynamic_size`, else nothing.
+    """
+    check_opset(opset)
+    if not dynamic_size:
+        return
+    device = device_of(model)
+    example = {name: each.detach().to(device) for name, each in _named_inputs(example_input, False).items()}
+    open_axes(example, batch=False, size=True)
+    flat = _Flat(model, _keywords(example_input), None)
+    with modes_kept(model), seeded(0, device), torch.no_grad():
+        other_sizes(example, flat.eval().named_outputs)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What of a file is left open, and the version of its operators."""
+
+    dynamic_batch: bool
+    dynamic_size: bool
+    opset: int | None
+
+    @property
+    def hint(self) -> str:
+        """The way out where the network computes with a size."""
+        return _ONE_SHAPE if self.dynamic_size else _ONE_SIZE if self.dynamic_batch else ""
+
+
 class _Flat(nn.Module):
     """A network as the exporter wants it: a tuple of tensors in, a tuple of tensors out."""
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...], keywords: bool) -> None:
+    def __init__(
+        self, model: nn.Module, keywords: tuple[str, ...] | None, output_names: Sequence[str] | None
+    ) -> None:
         super().__init__()
         self.model = model
-        self.names = names
         self.keywords = keywords
+        self.output_names = output_names
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensors_in(self._nested(inputs)))
 
     def _nested(self, inputs: tuple[Tensor, ...]) -> Any:
-        return call(self.model, dict(zip(self.names, inputs, strict=True)) if self.keywords else inputs)
+        return call(self.model, dict(zip(self.keywords, inputs, strict=True)) if self.keywords else inputs)
 
     def named_outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The network's output tensors under the names that they get in the file."""
@@ -121,11 +184,38 @@ class _Flat(nn.Module):
             while name in outputs or name in inputs:
                 name += "_out"
             outputs[name] = tensor
-        return outputs
+        return _renamed("output", self.output_names, outputs)
 
 
-def _check_arguments(path: Path, tolerance: float) -> None:
+def _keywords(example: Inputs) -> tuple[str, ...] | None:
+    return tuple(example) if isinstance(example, Mapping) else None
+
+
+def _renamed(kind: str, names: Sequence[str] | None, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if names is None:
+        return tensors
+    given = [names] if isinstance(names, str) else list(names)
+    if len(given) != len(tensors) or len({*given}) != len(given) or not all(given):
+        raise InputError(
+            f"{kind}_names: {', '.join(map(repr, given)) or 'none'} given; "
+            f"give {len(tensors)} different, one for each of {', '.join(tensors)}"
+        )
+    return dict(zip(given, tensors.values(), strict=True))
+
+
+def _described(
+    metadata: Mapping[str, str] | None, example: Mapping[str, Tensor], form: _Form
+) -> dict[str, str]:
+    """Where sizes are open, what the file was made with: latency is measured at that size."""
+    found = dict(metadata or {})
+    if form.dynamic_size:
+        found[EXAMPLE_SHAPES] = json.dumps({name: list(tensor.shape) for name, tensor in example.items()})
+    return found
+
+
+def _check_arguments(path: Path, tolerance: float, opset: int | None) -> None:
     check_tolerance(tolerance)
+    check_opset(opset)
     if path.is_dir():
         raise InputError(f"path {path} is a folder: name the ONNX file to write")
     if not path.parent.is_dir():
@@ -173,17 +263,16 @@ def _named_outputs(value: Any, name: str) -> list[tuple[str, Tensor]]:
 
 
 def _converted(
-    flat: _Flat, example: Mapping[str, Tensor], output_names: list[str], dynamic_batch: bool
+    flat: _Flat, example: Mapping[str, Tensor], output_names: list[str], form: _Form
 ) -> onnx.ModelProto:
-    inputs, shapes = tuple(example.values()), None
+    inputs = tuple(example.values())
+    axes = open_axes(example, batch=form.dynamic_batch, size=form.dynamic_size)
     try:
         with _quiet():
-            if dynamic_batch:
+            if form.dynamic_batch:
                 inputs = tuple(
                     torch.cat((tensor, tensor)) if len(tensor) == 1 else tensor for tensor in inputs
                 )
-                batch = torch.export.Dim("batch")
-                shapes = (tuple({0: batch} for _ in inputs),)
             program = torch.onnx.export(
                 flat,
                 (inputs,),
@@ -192,20 +281,27 @@ def _converted(
                 verbose=False,
                 input_names=list(example),
                 output_names=output_names,
-                dynamic_shapes=shapes,
+                dynamic_shapes=None if axes is None else (axes,),
+                opset_version=None if form.opset is None else max(form.opset, EXPORTED),
             )
             assert program is not None  # the dynamo exporter always returns a program
             proto = program.model_proto
     except Exception as error:
         cause = _root_cause(error)
-        hint = _ONE_SIZE if dynamic_batch and "batch" in cause else ""
+        hint = form.hint if any(each in cause for each in ("batch", "height", "width", "size")) else ""
         raise InputError(f"the model cannot be exported to ONNX: {cause}{hint}") from error
-    fixed = [node.name for node in proto.graph.input if not node.type.tensor_type.shape.dim[0].dim_param]
-    if dynamic_batch and fixed:
-        raise InputError(
-            f"the model computes with the size of the batch of '{fixed[0]}' as a constant{_ONE_SIZE}"
-        )
-    return proto
+    _check_open(proto, axes)
+    return at_opset(proto, form.opset)
+
+
+def _check_open(proto: onnx.ModelProto, axes: tuple[dict[int, Any], ...] | None) -> None:
+    """Refuse a file that the exporter wrote for one size where more were asked for."""
+    for node, wanted in zip(proto.graph.input, axes or (), strict=False):
+        for axis in wanted:
+            if not node.type.tensor_type.shape.dim[axis].dim_param:
+                what = "size of the batch" if axis == 0 else f"size of axis {axis}"
+                hint = _ONE_SHAPE if axis else _ONE_SIZE
+                raise InputError(f"the model computes with the {what} of '{node.name}' as a constant{hint}")
 
 
 def _root_cause(error: BaseException) -> str:
@@ -251,28 +347,16 @@ def _strip(graph: onnx.GraphProto) -> None:
                 _strip(inner)
 
 
-def _batches(example: dict[str, Tensor], dynamic_batch: bool) -> list[dict[str, Tensor]]:
-    """The example, and a random batch: of another size where the batch is dynamic."""
-    size = len(next(iter(example.values()))) if dynamic_batch else None
-    other = None if size is None else 3 if size != 3 else 2
-    return [example, {name: _resampled(tensor, other) for name, tensor in example.items()}]
-
-
-def _resampled(tensor: Tensor, batch: int | None) -> Tensor:
-    """Values drawn from the tensor's own, so that integers stay valid indices; normal for a constant float."""
-    shape = tensor.shape if batch is None else (batch, *tensor.shape[1:])
-    if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
-        return torch.randn(shape, dtype=tensor.dtype, device=tensor.device)
-    values = tensor.flatten()
-    return values[torch.randint(len(values), shape).to(values.device)]
-
-
-def _parity_with_torch(flat: _Flat, file: Path, batch: dict[str, Tensor], tolerance: float) -> Parity:
+def _parity_with_torch(
+    flat: _Flat, file: Path, batch: dict[str, Tensor], tolerance: float, way_out: str
+) -> Parity:
     size = tuple(next(iter(batch.values())).shape)
     try:
         outputs = flat.named_outputs(batch)
     except Exception as error:
-        raise InputError(f"the model cannot run shape {size}: {first_line(error)}{_ONE_SIZE}") from error
+        raise InputError(
+            f"the model cannot run shape {size}: {first_line(error)}{way_out or _ONE_SIZE}"
+        ) from error
     expected = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
     try:
         session = open_session(file)
@@ -282,7 +366,7 @@ def _parity_with_torch(flat: _Flat, file: Path, batch: dict[str, Tensor], tolera
     except Exception as error:  # ONNX Runtime has one exception class per status and no common base
         reason = error if isinstance(error, CausalPruneError) else first_line(error)
         raise ParityError(
-            f"ONNX Runtime cannot run the exported network on shape {size}: {reason}"
+            f"ONNX Runtime cannot run the exported network on shape {size}: {reason}{way_out}"
         ) from error
     actual = dict(zip(expected, results, strict=True))
     for name, array in expected.items():
@@ -292,7 +376,7 @@ def _parity_with_torch(flat: _Flat, file: Path, batch: dict[str, Tensor], tolera
         if array.shape != actual[name].shape:
             raise ParityError(
                 f"output '{name}' has shape {array.shape} in torch and {actual[name].shape} in ONNX Runtime "
-                f"on input shape {size}"
+                f"on input shape {size}{way_out}"
             )
     parity = parity_of(
         {name: largest_error(array, actual[name]) for name, array in expected.items()}, tolerance
@@ -301,6 +385,6 @@ def _parity_with_torch(flat: _Flat, file: Path, batch: dict[str, Tensor], tolera
         worst = max(parity.outputs, key=parity.outputs.__getitem__)
         raise ParityError(
             f"output '{worst}' differs by {parity.outputs[worst]:.3g} between torch and ONNX Runtime on shape "
-            f"{size}, more than the tolerance of {tolerance:g}"
+            f"{size}, more than the tolerance of {tolerance:g}{way_out}"
         )
     return parity

@@ -1,5 +1,6 @@
 """ONNX files under ONNX Runtime on the CPU: open one quietly, read its signature, make inputs for it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+EXAMPLE_SHAPES = "causal_prune.example_shapes"
+"""Key of a file's metadata: the shapes of the inputs that it was exported with, where sizes are open."""
 _QUIET = 4  # fatal messages only; errors come as exceptions
 
 
@@ -33,11 +36,13 @@ class TensorInfo:
         name: Its name in the file.
         type: ONNX Runtime's name of its element type, such as "tensor(float)".
         shape: Its dimensions; None where a dimension is dynamic.
+        example: Those that it was exported with, where the file says so; else empty.
     """
 
     name: str
     type: str
     shape: tuple[int | None, ...]
+    example: tuple[int, ...] = ()
 
 
 def open_session(path: Path, *, threads: int = 1) -> Any:
@@ -74,10 +79,15 @@ def signature(session: Any) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, .
     Returns:
         Inputs, outputs.
     """
+    noted = session.get_modelmeta().custom_metadata_map.get(EXAMPLE_SHAPES, "{}")
+    examples = {name: tuple(shape) for name, shape in json.loads(noted).items()}
     inputs, outputs = (
         tuple(
             TensorInfo(
-                node.name, node.type, tuple(d if isinstance(d, int) else None for d in node.shape or ())
+                node.name,
+                node.type,
+                tuple(d if isinstance(d, int) else None for d in node.shape or ()),
+                examples.get(node.name, ()),
             )
             for node in nodes
         )
@@ -96,10 +106,11 @@ def random_feed(inputs: Sequence[TensorInfo], *, batch: int, seed: int) -> dict[
 
     Returns:
         One array per input name: standard normal for floating-point types; 0 or 1 for integers, which are valid
-        indices of any table, and for truth values.
+        indices of any table, and for truth values. Dimensions other than the first that are dynamic are as they were
+        when the file was exported.
 
     Raises:
-        InputError: If a dimension other than the first is dynamic, or a type has no random values.
+        InputError: If such a dimension is dynamic and the file does not say so, or a type has no random values.
     """
     generator = np.random.default_rng(seed)
     return {info.name: _random_array(info, batch, generator) for info in inputs}
@@ -108,12 +119,12 @@ def random_feed(inputs: Sequence[TensorInfo], *, batch: int, seed: int) -> dict[
 def _random_array(info: TensorInfo, batch: int, generator: np.random.Generator) -> npt.NDArray[Any]:
     if info.type not in _DTYPES:
         raise InputError(f"input '{info.name}' has type {info.type}, for which no random values can be made")
-    if None in info.shape[1:]:
+    if None in info.shape[1:] and len(info.example) != len(info.shape):
         raise InputError(
-            f"input '{info.name}' has shape {info.shape}: only the first dimension may be dynamic; "
-            "export with fixed image sizes"
+            f"input '{info.name}' has shape {info.shape}, and the file does not say which sizes it was made for: "
+            "only the first dimension may be dynamic; export with fixed image sizes"
         )
-    shape = [batch if size is None else size for size in info.shape]
+    shape = [size or (info.example[k] if k else batch) for k, size in enumerate(info.shape)]
     dtype = np.dtype(_DTYPES[info.type])
     if dtype.kind == "f":
         return generator.standard_normal(shape).astype(dtype)
@@ -146,4 +157,5 @@ def _merged(kind: str, a: TensorInfo, b: TensorInfo) -> TensorInfo:
     clash = any(x is not None and y is not None and x != y for x, y in pairs)
     if a.type != b.type or len(a.shape) != len(b.shape) or clash:
         raise InputError(f"{kind} '{a.name}' is {a.type} {a.shape} in a, but {b.type} {b.shape} in b")
-    return TensorInfo(a.name, a.type, tuple(y if x is None else x for x, y in pairs))
+    shape = tuple(y if x is None else x for x, y in pairs)
+    return TensorInfo(a.name, a.type, shape, a.example or b.example)

@@ -19,6 +19,7 @@ from causal_prune.importance import FilterScores, score
 from causal_prune.machine import alignment
 from causal_prune.network.running import copied
 from causal_prune.observation import FilterMoments, observe
+from causal_prune.onnx_files import OnnxForm, check_form
 from causal_prune.pipeline.options import Options
 from causal_prune.planning import plan, plan_latency
 from causal_prune.progress import status
@@ -56,11 +57,18 @@ def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
 
     Returns:
         The recipe, with the network in eval mode on its device.
+
+    Raises:
+        InputError: If the network cannot become an ONNX file of the form that is asked for.
     """
+    dense, example = copied(model).to(options.device).eval(), _example(data, options.device)
+    form = options.part(OnnxForm)
+    check_form(dense, example, dynamic_size=form.dynamic_size, opset=form.opset)
     return Recipe(
-        dense=copied(model).to(options.device).eval(),
+        dense=dense,
         data=data,
-        example=_example(data, options.device),
+        example=example,
+        form=form,
         repair=options.part(Repair),
         tuning=options.part(Tuning),
         mode=options.mode,
@@ -108,7 +116,14 @@ def _planned(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: 
         return plan(graph, scores, align=block, **{kind: share})
     threads = options.threads
     return plan_latency(
-        recipe.dense, graph, scores, recipe.example, keep_latency=share, align=block, threads=threads
+        recipe.dense,
+        graph,
+        scores,
+        recipe.example,
+        keep_latency=share,
+        align=block,
+        threads=threads,
+        form=recipe.form,
     )
 
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -10,7 +11,7 @@ from causal_prune.errors import TargetError
 from causal_prune.importance import FilterScores
 from causal_prune.measure import measure_latency
 from causal_prune.network.running import Inputs
-from causal_prune.onnx_files import export_onnx
+from causal_prune.onnx_files import OnnxForm, export_onnx
 from causal_prune.planning.targets import Goal
 from causal_prune.planning.unit_choice import check_prunable, plan
 from causal_prune.progress import track
@@ -30,6 +31,7 @@ def plan_latency(
     keep_latency: float,
     align: int,
     threads: int,
+    form: OnnxForm | None = None,
 ) -> PruningPlan:
     """Choose the units that go, so that a share of the ONNX Runtime latency stays on this machine.
 
@@ -43,6 +45,7 @@ def plan_latency(
         keep_latency: Share of the dense network's median latency that stays, in (0, 1).
         align: Widths are multiples of this where a group is wide enough.
         threads: Of ONNX Runtime.
+        form: Of the ONNX files that are timed; the standard one if None.
 
     Returns:
         The candidate that keeps the most while it meets the target.
@@ -57,10 +60,12 @@ def plan_latency(
     check_prunable(graph)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        export_onnx(model, folder / "dense.onnx", example)
+        form = form or OnnxForm()
+        write = partial(export_onnx, example_input=example, dynamic_size=form.dynamic_size, opset=form.opset)
+        write(model, folder / "dense.onnx")
 
         def timed(candidate: PruningPlan) -> float:
-            export_onnx(remove(model, candidate), folder / "candidate.onnx", example)
+            write(remove(model, candidate), folder / "candidate.onnx")
             files = {name: folder / f"{name}.onnx" for name in ("dense", "candidate")}
             latencies = measure_latency(files, threads=threads)
             return latencies["candidate"].median / latencies["dense"].median

@@ -189,6 +189,25 @@ def test_the_memory_limit_reaches_the_statistics_and_the_repair(
     assert set(given) == {(room, 10**9) for room in (*READERS, "comparison.arms")}
 
 
+def test_the_form_of_the_files_is_obeyed_and_refused_before_anything_long(
+    cli, short, brief_timing, files, tmp_path: Path
+) -> None:
+    out = tmp_path / "formed"
+    done = cli(*short, "--opset", "18", "--dynamic-size", "--arms", "causal", "--out", str(out))
+    assert done.code == 0, done.err
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    assert entry.shape[2:] == ["height", "width"]
+    assert len(session.run(None, {entry.name: np.zeros((2, 1, 12, 9), np.float32)})[0]) == 2
+    assert cli("bench", str(out / "model.onnx"), "--seconds", "0.05").code == 0
+    before = files(tmp_path)
+    refused = cli(*short, "--opset", "999", "--out", str(tmp_path / "none"))
+    assert refused.code == 2 and "opset: 999 is not a whole number from 17 to" in refused.err.replace(
+        "--", ""
+    )
+    assert files(tmp_path) == before
+
+
 def test_dry_run_writes_nothing_and_says_what_would_go(cli, short, files, tmp_path: Path) -> None:
     done = cli(*short, "--dry-run")
     assert (done.code, done.err) == (0, "")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError, ParityError
 from causal_prune.onnx_files import export as onnx_export
-from causal_prune.onnx_files.export import export_onnx
+from causal_prune.onnx_files.export import check_form, export_onnx
+from causal_prune.onnx_files.session import open_session, random_feed, signature
 
 
 def fixed(model: nn.Module) -> nn.Module:
@@ -431,3 +432,104 @@ def test_torchvision_networks_keep_parity(name, tmp_path):
     parity = export_onnx(model, tmp_path / "net.onnx", torch.rand(1, 3, 64, 64))
 
     assert parity.passed
+
+
+class Crossed(nn.Module):
+    """A small U-Net: sizes must be even."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up, self.out = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.ConvTranspose2d(4, 4, 2, 2),
+            nn.Conv2d(8, 2, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.relu(self.down(x))
+        return self.out(torch.cat([a, self.up(nn.functional.max_pool2d(a, 2))], 1))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "others"),
+    [
+        (Plain(), (2, 3, 8, 8), [(1, 3, 9, 21), (4, 3, 30, 6)]),
+        (Crossed(), (2, 3, 8, 8), [(1, 3, 10, 22), (3, 3, 6, 4)]),
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU()), (1, 2, 9), [(2, 2, 30)]),
+        (nn.Sequential(nn.Conv3d(1, 3, 2), nn.ReLU()), (1, 1, 4, 5, 6), [(2, 1, 7, 5, 9)]),
+    ],
+)
+def test_a_file_of_any_size_computes_alike_at_sizes_that_nobody_tried(net, shape, others, tmp_path) -> None:
+    path = tmp_path / "net.onnx"
+    assert export_onnx(fixed(net), path, torch.rand(shape), dynamic_size=True).passed
+    for other in others:
+        x = torch.rand(other)
+        with torch.no_grad():
+            np.testing.assert_allclose(run(path, {"input": x})["output"], net.eval()(x), rtol=1e-4, atol=1e-5)
+    known = signature(open_session(path))[0]
+    assert known[0].shape[2:] == (None,) * (len(shape) - 2) and known[0].example == shape
+    assert random_feed(known, batch=5, seed=0)["input"].shape == (5, *shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(192, 2)),
+            r"takes no size but 8 x 8 .*dynamic_size=False exports it",
+        ),
+        (nn.Linear(8, 2), "takes no size but 8 x 8 .*dynamic_size=False"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(3)), "dynamic_size=False exports it"),
+    ],
+)
+def test_a_network_of_one_size_is_refused_where_any_is_asked_for(net, message, tmp_path, capfd) -> None:
+    with pytest.raises((InputError, ParityError), match=message):
+        export_onnx(fixed(net), tmp_path / "net.onnx", torch.rand(2, 3, 8, 8), dynamic_size=True)
+    assert not [*tmp_path.iterdir()]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_form_is_checked_before_long_work() -> None:
+    flat, x = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), torch.rand(2, 3, 8, 8)
+    check_form(flat, x, dynamic_size=False, opset=None)
+    check_form(Plain(), x, dynamic_size=True, opset=17)
+    with pytest.raises(InputError, match="dynamic_size: the network takes no size but 8 x 8"):
+        check_form(flat, x, dynamic_size=True, opset=None)
+    with pytest.raises(InputError, match="opset: 3 is not a whole number from 17"):
+        check_form(flat, x, dynamic_size=False, opset=3)
+
+
+def test_inputs_and_outputs_may_be_named(tmp_path) -> None:
+    path, net = tmp_path / "net.onnx", fixed(TwoInputs())
+    example = (torch.rand(2, 3, 8, 8), torch.tensor([1, 4]))
+    export_onnx(net, path, example, input_names=["picture", "kind"], output_names=["logits"])
+    inputs, outputs = signature(open_session(path))
+    assert [each.name for each in (*inputs, *outputs)] == ["picture", "kind", "logits"]
+    mapping = {"image": example[0], "index": example[1]}
+    export_onnx(net, path, mapping, input_names=["picture", "kind"], output_names=["logits"])
+    with torch.no_grad():
+        expected = net(*example)
+    feed = {"picture": example[0], "kind": example[1]}
+    np.testing.assert_allclose(run(path, feed)["logits"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"input_names": ["a", "a"]},
+            "input_names: 'a', 'a' given; give 2 different, one for each of input_0",
+        ),
+        ({"input_names": ["a"]}, "input_names: 'a' given; give 2 different"),
+        (
+            {"output_names": ["a", "b"]},
+            "output_names: 'a', 'b' given; give 1 different, one for each of output",
+        ),
+        ({"output_names": []}, "output_names: none given; give 1 different"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(options, message, tmp_path) -> None:
+    with pytest.raises(InputError, match=message):
+        export_onnx(
+            fixed(TwoInputs()), tmp_path / "n.onnx", (torch.rand(2, 3, 8, 8), torch.tensor([1, 4])), **options
+        )

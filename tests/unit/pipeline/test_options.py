@@ -18,6 +18,7 @@ OTHER: dict[str, Any] = {
     "importance": "magnitude", "parents": "chain", "mode": "zero", "freeze": ("conv1", "layer2.0"),
     "compensation": "batchnorm", "max_memory": 2_000_000, "epochs": 7, "lr": 0.125, "distill": False,
     "arms": ("causal", "random"), "random_seeds": 3, "seed": 11, "threads": 2, "device": "cuda:1",
+    "opset": 18, "dynamic_size": True,
     "out": Path("some where/net"), "force": True, "title": "a “net”", "command": "make all",
 }  # fmt: skip
 """A value other than the default for every option."""

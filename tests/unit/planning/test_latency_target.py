@@ -8,6 +8,7 @@ from causal_prune.errors import InputError, TargetError
 from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import count_cost
 from causal_prune.measure.latency import Latency
+from causal_prune.onnx_files.options import OnnxForm
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.planning import latency_target
 from causal_prune.planning.latency_target import _bisect, plan_latency
@@ -79,9 +80,12 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
     macs: dict[str, int] = {}
     seen: list[tuple[float, int]] = []
 
-    def export(model: nn.Module, path: Path, example: torch.Tensor) -> Parity:
+    def export(
+        model: nn.Module, path: Path, example_input: torch.Tensor, *, dynamic_size: bool, opset: int | None
+    ) -> Parity:
+        assert (dynamic_size, opset) == (True, 18)
         path.write_bytes(b"")
-        macs[path.name] = count_cost(model, example).macs
+        macs[path.name] = count_cost(model, example_input).macs
         return Parity(0.0, 1e-4, True, {})
 
     def measure(files: dict[str, Path], *, threads: int) -> dict[str, Latency]:
@@ -98,7 +102,8 @@ def test_candidates_are_cut_exported_and_timed_against_the_dense_network(
     stand_ins: list[tuple[float, int]],
 ) -> None:
     net, (graph, scores) = network(), scored()
-    found = plan_latency(net, graph, scores, EXAMPLE, keep_latency=0.4, align=1, threads=3)
+    form = OnnxForm(opset=18, dynamic_size=True)
+    found = plan_latency(net, graph, scores, EXAMPLE, keep_latency=0.4, align=1, threads=3, form=form)
     share = count_cost(remove(net, found), EXAMPLE).macs / count_cost(net, EXAMPLE).macs
     assert found.target.achieved == pytest.approx(share) and 0.38 < share <= 0.4
     assert {threads for _, threads in stand_ins} == {3} and len(stand_ins) == latency_target.STEPS

@@ -1,0 +1,24 @@
+"""What a caller may say about ONNX files."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from causal_prune.options import Flag, Must, OptionValues, Switch, Whole
+
+
+class OnnxForm(OptionValues):
+    """How the networks are written as ONNX files."""
+
+    panel: ClassVar[str] = "Output"
+
+    opset: Annotated[
+        Whole | None,
+        Must("a whole number of at least 17"),
+        Flag(default="the exporter's, 20"),
+        Field(ge=17, description="Opset of the ONNX files; older runtimes want an older one, 17 at least."),
+    ] = None
+    dynamic_size: Annotated[
+        Switch,
+        Field(description="Let the ONNX files take images of any height and width that the network takes."),
+    ] = False
