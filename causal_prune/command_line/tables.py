@@ -50,7 +50,7 @@ def inspection_tables(graph: FilterGraph) -> "tuple[Table, ...]":
         graph: From `trace`.
 
     Returns:
-        Tables of the groups, of the layers and of what is frozen.
+        Tables of the groups, of the layers, of what is frozen, and of what is silent where something is.
     """
     groups = _table("What is cut together", "group", "units", "producers", "passengers", "consumers")
     for group in graph.prunable:
@@ -76,7 +76,12 @@ def inspection_tables(graph: FilterGraph) -> "tuple[Table, ...]":
     frozen = _table("What is not cut", "frozen layer", "reason")
     for name, reason in graph.frozen.items():
         frozen.add_row(name, reason)
-    return groups, layers, frozen
+    silent = _table("What is silent already: run --remove-silent lets it go", "group", "silent", "can go")
+    for group in graph.prunable:
+        if units := graph.silence.units.get(group.name):
+            gone = group.size - len(graph.silence.kept.get(group.name, range(group.size)))
+            silent.add_row(group.name, f"{len(units)} of {group.size}", str(gone))
+    return (groups, layers, frozen, silent) if silent.rows else (groups, layers, frozen)
 
 
 def _table(title: str, *columns: str) -> "Table":

@@ -7,10 +7,26 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
+
+
+def unmask(model: nn.Module) -> nn.Module:
+    """Make the masks of `torch.nn.utils.prune` part of the weights that they mask for good.
+
+    Args:
+        model: A copied network.
+
+    Returns:
+        The same network.
+    """
+    for module in model.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+    return model
 
 
 @contextmanager

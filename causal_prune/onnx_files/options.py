@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from causal_prune.options import Flag, Must, OptionValues, Switch, Whole
+from causal_prune.options import Must, OptionValues, Switch, Whole
 
 
 class OnnxForm(OptionValues):
@@ -15,8 +15,10 @@ class OnnxForm(OptionValues):
     opset: Annotated[
         Whole | None,
         Must("a whole number of at least 17"),
-        Flag(default="the exporter's, 20"),
-        Field(ge=17, description="Opset of the ONNX files; older runtimes want an older one, 17 at least."),
+        Field(
+            ge=17,
+            description="Opset of the ONNX files, 17 at least, for older runtimes; else the exporter's.",
+        ),
     ] = None
     dynamic_size: Annotated[
         Switch,

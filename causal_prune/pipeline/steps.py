@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,8 +113,11 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
 def _planned(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:
     block = alignment(options.align)
     kind, share = options.asked
+    if kind == "remove_silent":
+        return plan(graph, scores, remove_silent=True)
     if kind != "keep_latency":
-        return plan(graph, scores, align=block, **{kind: share})
+        shares: dict[str, Any] = {kind: share}
+        return plan(graph, scores, align=block, **shares)
     threads = options.threads
     return plan_latency(
         recipe.dense,
@@ -138,7 +142,9 @@ def prove(recipe: Recipe, chosen: Chosen) -> None:
         CausalPruneError: If the cut network does not compute what the silenced one computes.
     """
     graph = chosen.graph
-    wrong = difference(recipe.dense, chosen.plan.cuts, [recipe.example], as_in_training=graph.trains_more)
+    cuts, silent = chosen.plan.cuts, chosen.plan.target.kind == "remove_silent"
+    examples = [recipe.example]
+    wrong = difference(recipe.dense, cuts, examples, as_in_training=graph.trains_more, from_dense=silent)
     if wrong is not None:
         raise CausalPruneError(
             f"the whole cut is wrong although each group's was right ({wrong}); nothing was written"

@@ -5,10 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field, model_validator
 
 from causal_prune.errors import InputError
-from causal_prune.options import Flag, Must, Natural, OptionValues, Share
+from causal_prune.options import Flag, Must, Natural, OptionValues, Share, Switch
 from causal_prune.report import TargetKind
 
 TARGETS: tuple[TargetKind, ...] = get_args(TargetKind)
+NOT_ASKED = (None, False)
+"""Values of a target that is none."""
 STANDARD: tuple[TargetKind, float] = ("keep_macs", 0.5)
 """The target where none is given."""
 
@@ -39,6 +41,12 @@ class Goal(OptionValues):
         Must("between 0 and 1 (0.3 removes three filters in ten)"),
         Field(description="Target: share of the filters that goes."),
     ] = None
+    remove_silent: Annotated[
+        Switch,
+        Field(
+            description="Target: the filters that are constant already, as masks leave them; no output changes."
+        ),
+    ] = False
     align: Annotated[
         Literal["auto"] | Natural,
         Must("'auto' or a whole number of at least 1"),
@@ -50,7 +58,7 @@ class Goal(OptionValues):
     @model_validator(mode="before")
     @classmethod
     def _one_target(cls, values: Any) -> Any:
-        given = [name for name in TARGETS if isinstance(values, dict) and values.get(name) is not None]
+        given = [name for name in TARGETS if isinstance(values, dict) and values.get(name) not in NOT_ASKED]
         if len(given) > 1:
             raise InputError(f"`{given[0]}` and `{given[1]}` are two targets; give one")
         return values
@@ -59,4 +67,4 @@ class Goal(OptionValues):
     def asked(self) -> tuple[TargetKind, float]:
         """Kind and share of the target; half of the MACs where none is given."""
         shares = {name: getattr(self, name) for name in TARGETS}
-        return next(((name, share) for name, share in shares.items() if share is not None), STANDARD)
+        return next(((name, share) for name, share in shares.items() if share not in NOT_ASKED), STANDARD)

@@ -25,6 +25,7 @@ def plan(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     remove_filters: float | None = None,
+    remove_silent: bool = False,
     align: int | Literal["auto"] = 1,
 ) -> PruningPlan:
     """Choose the units that go, so that a target is met from below.
@@ -40,6 +41,9 @@ def plan(
         keep_macs: Share of the multiply-accumulates that stays, in (0, 1).
         keep_params: Share of the parameters of convolutions, linear and normalisation layers that stays, in (0, 1).
         remove_filters: Share of the units that goes, in (0, 1): of all groups together with curves, else of each group.
+        remove_silent: Whether exactly those units go that are constant for every input, without changing what the
+            network computes: the graph knows them. A few stay to carry constants where a convolution pads with
+            zeros.
         align: Widths are multiples of this number, or of a half, a quarter ... of it in groups less than four times
             as wide; "auto" reads the machine. Single units are given back where the target would be missed by more
             than 1 %.
@@ -50,12 +54,20 @@ def plan(
     Raises:
         InputError: If two targets are given, one is outside (0, 1), `align` is below 1, or the scores are not the
             graph's.
-        TargetError: If nothing is prunable, or the target is out of reach; the reachable range is named.
+        TargetError: If nothing is prunable, the target is out of reach (the reachable range is named), or nothing that
+            is silent can go.
 
     Cost: a few dozen evaluations of the cost of the network, no forward pass.
     """
-    kind, requested = Goal(keep_macs=keep_macs, keep_params=keep_params, remove_filters=remove_filters).asked
+    kind, requested = Goal(
+        keep_macs=keep_macs,
+        keep_params=keep_params,
+        remove_filters=remove_filters,
+        remove_silent=remove_silent,
+    ).asked
     check_prunable(graph)
+    if kind == "remove_silent":
+        return plan_silent(graph)
     block = alignment(align)
     for group in graph.prunable:
         _check_scores(group, scores)
@@ -64,6 +76,35 @@ def plan(
     else:
         widths = equal_shares(graph, kind, requested, block)
     return plan_widths(graph, scores, widths, kind=kind, requested=requested)
+
+
+def plan_silent(graph: FilterGraph) -> PruningPlan:
+    """Let go what is constant already.
+
+    Args:
+        graph: From `trace`.
+
+    Returns:
+        The plan; of its target, requested is the share of all prunable units that is silent, achieved the share that
+        goes.
+
+    Raises:
+        TargetError: If there is nothing that can go.
+    """
+    silence, units = graph.silence, sum(group.size for group in graph.prunable)
+    gone = units - sum(len(silence.kept.get(group.name, range(group.size))) for group in graph.prunable)
+    if not gone:
+        found = (
+            f"{silence.count} of {units} filters are silent, and none of them"
+            if silence.count
+            else "no filter"
+        )
+        raise TargetError(
+            f"remove_silent: {found} can go without changing what the network computes; "
+            "ask for a share instead, such as keep_macs=0.5"
+        )
+    target = Target("remove_silent", silence.count / units, gone / units)
+    return PruningPlan(target, silence.kept, graph.cuts(silence.kept, silence.folds))
 
 
 def check_prunable(graph: FilterGraph) -> None:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters"]
+TargetKind = Literal["keep_macs", "keep_params", "keep_latency", "remove_filters", "remove_silent"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Target:
 
     Attributes:
         kind: "keep_macs", "keep_params" and "keep_latency" name the share that stays, "remove_filters" the one that
-            goes.
+            goes; "remove_silent" the one that is constant and goes.
         requested: The share asked for.
         achieved: The share that the plan gives.
     """

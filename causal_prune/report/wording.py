@@ -12,6 +12,7 @@ _TARGETS = {
     "keep_params": ("keep {} of the parameters", "parameters kept {}"),
     "keep_latency": ("keep {} of the median latency", "median latency kept {}"),
     "remove_filters": ("remove {} of the filters that can be cut", "filters removed {}"),
+    "remove_silent": ("remove the {} of the filters that are silent", "filters removed {}"),
 }
 
 

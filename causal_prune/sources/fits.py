@@ -1,14 +1,12 @@
 """Checking that a network and the data fit together before any work is done."""
 
-import copy
-
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from causal_prune.data import Data
 from causal_prune.errors import InputError, one_line
-from causal_prune.network.running import tensors_in
+from causal_prune.network.running import copied, tensors_in
 from causal_prune.progress import track
 
 BATCH = 64
@@ -29,7 +27,7 @@ def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
     Cost:
         One pass over the calibration images.
     """
-    probe = copy.deepcopy(model).to(device).eval()
+    probe = copied(model).to(device).eval()
     loader = DataLoader(data.calibration, batch_size=BATCH)
     for images, labels in track(loader, "check model"):
         if data.task.has_classes:

@@ -1,4 +1,5 @@
 from .cuts import AdapterCut as AdapterCut
+from .cuts import ConstantFold as ConstantFold
 from .cuts import Cuts as Cuts
 from .cuts import LayerCut as LayerCut
 from .cuts import ParameterCut as ParameterCut

@@ -1,7 +1,7 @@
 """What a cut keeps of every layer, and the record of it that a cut network carries."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
@@ -68,6 +68,23 @@ class AdapterCut:
 
 
 @dataclass(frozen=True)
+class ConstantFold:
+    """Inputs of a layer that hold one constant each and go: what takes them over.
+
+    Attributes:
+        positions: Ascending indices of the inputs.
+        values: The constant of each.
+        into: For each the input that takes it over, another constant that stays; -1 for the layer's bias.
+        carried: For each the constant of that input; 1 for the bias.
+    """
+
+    positions: tuple[int, ...]
+    values: tuple[float, ...]
+    into: tuple[int, ...]
+    carried: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Cuts:
     """All that a cut does to a network.
 
@@ -75,11 +92,13 @@ class Cuts:
         layers: Cuts by layer name; layers that are not cut are absent.
         parameters: Cuts of bare parameters and buffers by name.
         adapters: Channels picked or put back around functions that count them by position.
+        folds: Constants that layers take over from inputs that go.
     """
 
     layers: Mapping[str, LayerCut]
     parameters: Mapping[str, ParameterCut]
     adapters: tuple[AdapterCut, ...] = ()
+    folds: Mapping[str, ConstantFold] = field(default_factory=dict)
 
 
 def check_width(modules: Mapping[str, nn.Module], name: str, cut: LayerCut) -> None:

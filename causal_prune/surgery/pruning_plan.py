@@ -44,7 +44,10 @@ class PruningPlan:
         Args:
             path: The file.
         """
-        path.write_text(json.dumps({"format": PLAN_FORMAT, **asdict(self)}) + "\n")
+        values = asdict(self)
+        if not self.cuts.folds:
+            del values["cuts"]["folds"]  # as in files of before there were any
+        path.write_text(json.dumps({"format": PLAN_FORMAT, **values}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":

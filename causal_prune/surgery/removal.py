@@ -8,10 +8,11 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.network.computed_weights import plain_weight
+from causal_prune.network.computed_weights import plain_weight, unmask
 from causal_prune.network.layer_kinds import BatchNorm, Convolution, InstanceNorm
 from causal_prune.network.running import copied
 from causal_prune.surgery.adapters import attach
+from causal_prune.surgery.constant_folding import fold_constants
 from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut, check_width, record_cuts
 from causal_prune.surgery.pruning_plan import PruningPlan
 
@@ -30,7 +31,8 @@ def cut_network(model: nn.Module, cuts: Cuts) -> nn.Module:
         cuts: From `FilterGraph.cuts`.
 
     Returns:
-        A smaller copy in the same mode; `requires_grad` flags and tied weights stay.
+        A smaller copy in the same mode; `requires_grad` flags and tied weights stay, masks of `torch.nn.utils.prune`
+        are part of its weights.
 
     Raises:
         InputError: If a layer is missing or has another width than the cuts say.
@@ -39,9 +41,12 @@ def cut_network(model: nn.Module, cuts: Cuts) -> nn.Module:
     modules = dict(smaller.named_modules())
     trainable = {name: parameter.requires_grad for name, parameter in smaller.named_parameters()}
     tied = list(_tied(smaller))
+    unmask(smaller)
     for name, cut in cuts.layers.items():
         check_width(modules, name, cut)
         with plain_weight(modules[name]):
+            if name in cuts.folds:
+                fold_constants(modules[name], cuts.folds[name])
             _cut_layer(modules[name], cut)
     for name, parameter_cut in cuts.parameters.items():
         _cut_parameter(smaller, name, parameter_cut)

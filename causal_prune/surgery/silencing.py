@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from causal_prune.network.computed_weights import take_off
+from causal_prune.errors import InputError
+from causal_prune.network.computed_weights import take_off, unmask
 from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import copied, modes_kept
 from causal_prune.surgery.cuts import Cuts, LayerCut, check_width, record_cuts
@@ -27,7 +28,7 @@ def silence_network(model: nn.Module, cuts: Cuts, *, where: Literal["filters", "
     Raises:
         InputError: If a layer is missing or has another width than the cuts say.
     """
-    silenced = copied(model)
+    silenced = unmask(copied(model))
     modules = dict(silenced.named_modules())
     masks = silencing_masks(model, cuts, where=where)
     for name in cuts.layers:
@@ -126,8 +127,11 @@ def zero(
         A copy of the same shapes.
 
     Raises:
-        InputError: If a layer of the plan is missing or has another width in `model`.
+        InputError: If a layer of the plan is missing or has another width in `model`, or the plan removes what is
+            silent.
     """
+    if plan.target.kind == "remove_silent":
+        raise InputError("plan: its filters are silent already; `remove` lets them go")
     return record_cuts(silence_network(model, plan.cuts, where=where), plan.cuts)
 
 

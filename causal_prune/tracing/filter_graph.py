@@ -1,11 +1,11 @@
 """What a filter graph is made of."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from causal_prune.network.layer_kinds import Grouping, Kind
-from causal_prune.surgery import AdapterCut, Cuts, LayerCut, ParameterCut
+from causal_prune.surgery import AdapterCut, ConstantFold, Cuts, LayerCut, ParameterCut
 
 Role = Literal["producer", "passenger", "consumer"]
 Axis = Literal["out", "in"]
@@ -182,6 +182,26 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """Units that are constant for every input (see `silent_units`).
+
+    Attributes:
+        units: They, by group.
+        kept: Units that stay by group, where those go that can without changing what the network computes.
+        folds: How readers take over the constants of those that go.
+    """
+
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    folds: Mapping[str, ConstantFold] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many units are silent."""
+        return sum(map(len, self.units.values()))
+
+
+@dataclass(frozen=True)
 class FilterGraph:
     """The result of `trace`.
 
@@ -192,6 +212,7 @@ class FilterGraph:
         frozen: Reason by name, for every layer of which at least one filter is never cut.
         adapters: Where channels are picked or put back around functions that count them by position.
         trains_more: Whether some layers run only in training.
+        silence: What is constant already.
     """
 
     layers: Mapping[str, Layer]
@@ -200,6 +221,7 @@ class FilterGraph:
     frozen: Mapping[str, str]
     adapters: tuple[Adapter, ...] = ()
     trains_more: bool = False
+    silence: Silence = field(default_factory=Silence)
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -225,11 +247,14 @@ class FilterGraph:
             return dict(self.chain)
         return {name: layer.parents for name, layer in self.layers.items() if layer.inputs}
 
-    def cuts(self, kept: Mapping[str, Sequence[int]]) -> Cuts:
+    def cuts(
+        self, kept: Mapping[str, Sequence[int]], folds: Mapping[str, ConstantFold] | None = None
+    ) -> Cuts:
         """What keeping some units asks of every layer.
 
         Args:
             kept: Units that stay, by prunable group.
+            folds: Constants of those that go, by the layers that read them.
 
         Returns:
             The cuts; a layer that keeps everything is not among them.
@@ -254,7 +279,7 @@ class FilterGraph:
             if filters is not None or inputs is not None:
                 layers[name] = LayerCut(filters, inputs, layer.filters, layer.inputs, layer.grouping)
         adapters = tuple(cut for each in self.adapters if (cut := each.cut(staying)) is not None)
-        return Cuts(layers, parameters, adapters)
+        return Cuts(layers, parameters, adapters, folds or {})
 
     def without(self, failing: Mapping[str, str]) -> "FilterGraph":
         """The graph with some groups, and their producers, frozen.
@@ -291,6 +316,7 @@ class FilterGraph:
             "groups": [asdict(group) for group in self.groups],
             "chain": {name: list(parents) for name, parents in self.chain.items()},
             "frozen": dict(self.frozen),
+            "silent": {name: list(units) for name, units in self.silence.units.items()},
             "adapters": [
                 {key: value for key, value in asdict(a).items() if key != "owners"} for a in self.adapters
             ],

@@ -1,11 +1,13 @@
 """The filter graph of a network: what can be cut together, who reads whom, and what is frozen and why."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from causal_prune.errors import InputError
+from causal_prune.network.computed_weights import unmask
 from causal_prune.network.running import (
     Inputs,
     call,
@@ -29,6 +31,7 @@ from causal_prune.tracing.label_ties import (
 )
 from causal_prune.tracing.layer_rules import TraceRecord, labelling
 from causal_prune.tracing.operation_rules import rule_of
+from causal_prune.tracing.silent_units import find_silent
 from causal_prune.tracing.trial_cuts import failing_groups
 
 OUTPUT = "produces an output of the network"
@@ -43,14 +46,15 @@ def trace(
     through concatenation, shuffling, flattening and grouped convolutions are exact. Functions that count channels by
     position (slices, shuffles, zero-padded shortcuts) keep all channels: what was cut is put back in front of them and
     picked out behind them. What is not understood is frozen with a reason. Then every group is proved by a trial cut
-    (see `trial_cuts`), and frozen where the proof fails.
+    (see `trial_cuts`), and frozen where the proof fails. Masks of `torch.nn.utils.prune` count as part of the weights,
+    and units that are constant already are found (see `silent_units`).
 
     Args:
         model: The network; it is not changed, and its mode, hooks and random state stay as they are.
         example_input: A tensor of shape (N, C, H, W), a tuple of positional arguments or a mapping of keyword
             arguments. One image is enough.
         freeze: Names of layers, or of modules that hold them, that must not be cut.
-        prove: Whether trial cuts are made.
+        prove: Whether trial cuts are made, and silent units looked for.
 
     Returns:
         The graph.
@@ -72,7 +76,7 @@ def trace(
     if unknown:
         raise InputError(f"freeze: there is no module {unknown[0]!r} in the model")
     _refuse(model, example_input)
-    plain = copied(model).eval()
+    plain = unmask(copied(model).eval())
     inputs = on_device(example_input, device_of(plain))
     graph = _traced(plain, inputs, tuple(freeze), cautious=False)
     failing = failing_groups(plain, graph, inputs) if prove and graph.prunable else {}
@@ -85,7 +89,7 @@ def trace(
     while failing:
         graph = graph.without(failing)
         failing = failing_groups(plain, graph, inputs) if graph.prunable else {}
-    return graph
+    return replace(graph, silence=find_silent(plain, graph, inputs)) if prove else graph
 
 
 def _refuse(model: nn.Module, inputs: Inputs) -> None:

@@ -50,7 +50,7 @@ def failing_groups(model: nn.Module, graph: FilterGraph, inputs: Inputs) -> dict
     """
     with seeded(0, device_of(model)):
         scrambled = _scrambled(model)
-        examples = [inputs, _noise_like(inputs)]
+        examples = [inputs, noise_like(inputs)]
         return _search(scrambled, graph, examples, list(graph.prunable))
 
 
@@ -86,7 +86,12 @@ def _trial(
 
 
 def difference(
-    model: nn.Module, cuts: Cuts, examples: Sequence[Inputs], *, as_in_training: bool = False
+    model: nn.Module,
+    cuts: Cuts,
+    examples: Sequence[Inputs],
+    *,
+    as_in_training: bool = False,
+    from_dense: bool = False,
 ) -> str | None:
     """Compare a cut network with the silenced one, and that with itself under noise in what it silences.
 
@@ -95,6 +100,8 @@ def difference(
         cuts: What is cut.
         examples: Inputs.
         as_in_training: Whether heads that run only in training are compared as well.
+        from_dense: Whether the cut network must compute what the dense one computes, and not the silenced one: for
+            units that are constant, whose constants are folded.
 
     Returns:
         None where all agree, else what does not.
@@ -103,7 +110,10 @@ def difference(
         for precision, tolerance in ((torch.float32, TOLERANCE), (torch.float64, EXACT_TOLERANCE)):
             network = copied(model).to(precision)
             batches = [_cast(inputs, precision) for inputs in examples]
-            worst = _largest_difference(network, cuts, batches, as_in_training)
+            if from_dense:
+                worst = _change(network, cuts, batches)
+            else:
+                worst = _largest_difference(network, cuts, batches, as_in_training)
             if worst <= tolerance:
                 return None
         return f"a trial cut changes the output by {worst:.1e} of its size"
@@ -134,6 +144,13 @@ def _largest_difference(
                 for other in (smaller, noisy):
                     worst = max(worst, _relative(reference, _outputs(other, inputs)))
     return worst
+
+
+def _change(model: nn.Module, cuts: Cuts, examples: Sequence[Inputs]) -> float:
+    smaller = cut_network(model, cuts).eval()
+    with torch.no_grad():
+        pairs = [(_outputs(model.eval(), inputs), _outputs(smaller, inputs)) for inputs in examples]
+    return max(_relative(reference, other) for reference, other in pairs)
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
@@ -212,13 +229,21 @@ def _scrambled(model: nn.Module) -> nn.Module:
     return copy.eval()
 
 
-def _noise_like(inputs: Any) -> Any:
+def noise_like(inputs: Any) -> Any:
+    """Noise in the form of an example.
+
+    Args:
+        inputs: A tensor, or a mapping or sequence of such.
+
+    Returns:
+        The same with standard normal values; integers stay, as they may be indices.
+    """
     if isinstance(inputs, Tensor):
         return torch.randn_like(inputs.float()) if inputs.is_floating_point() else inputs
     if isinstance(inputs, dict):
-        return {key: _noise_like(value) for key, value in inputs.items()}
+        return {key: noise_like(value) for key, value in inputs.items()}
     if isinstance(inputs, list | tuple):
-        return tuple(_noise_like(value) for value in inputs)
+        return tuple(noise_like(value) for value in inputs)
     return inputs
 
 

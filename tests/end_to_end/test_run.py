@@ -208,6 +208,39 @@ def test_the_form_of_the_files_is_obeyed_and_refused_before_anything_long(
     assert files(tmp_path) == before
 
 
+def test_silent_filters_are_listed_and_removed_without_a_trace(
+    cli, world, short, brief_timing, tmp_path: Path
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    (folder / "masked.py").write_text(
+        "import torch\nfrom torch import nn\nfrom torch.nn.utils import prune\n"
+        "def net():\n"
+        "    torch.manual_seed(0)\n"
+        "    made = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n"
+        "    prune.ln_structured(made[0], 'weight', amount=0.5, n=2, dim=0)\n"
+        "    return made\n"
+    )
+    model = ("--model", f"{folder / 'masked.py'}:net")
+    seen = cli("inspect", *model, "--input-shape", "1,8,8")
+    assert seen.code == 0 and "6 of 12" in seen.out and "What is silent already" in seen.out
+    out = tmp_path / "silent"
+    done = cli(
+        "run", *model, "--remove-silent", "--arms", "causal,random", "--random-seeds", "1", "--out", str(out)
+    )
+    assert done.code == 0, done.err
+    report = json.loads((out / "report.json").read_text())
+    assert report["target"] == {"kind": "remove_silent", "requested": 0.3, "achieved": 0.3}
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    assert arms["causal"]["accuracy_after_cut"] == report["dense"]["accuracy"]
+    assert "silent" in (out / "report.md").read_text()
+    refused = cli("run", *model, "--remove-silent", "--keep-macs", "0.5", "--out", str(tmp_path / "none"))
+    assert refused.code == 2 and "are two targets; give one" in refused.err
+    refused = cli("run", *model, "--remove-silent", "--mode", "zero", "--out", str(tmp_path / "none"))
+    assert refused.code == 2 and "silent already" in refused.err
+
+
 def test_dry_run_writes_nothing_and_says_what_would_go(cli, short, files, tmp_path: Path) -> None:
     done = cli(*short, "--dry-run")
     assert (done.code, done.err) == (0, "")

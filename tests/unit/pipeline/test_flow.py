@@ -66,7 +66,7 @@ class Run:
     folders: list[Path]
 
 
-def stand_in_export(model: nn.Module, path: Path, example: Tensor, **options: object) -> Parity:
+def stand_in_export(model: nn.Module, path: Path, example_input: Tensor, **options: object) -> Parity:
     path.write_bytes(b"onnx")
     return Parity(1e-6, 1e-4, True, {"output": 1e-6})
 

@@ -14,7 +14,8 @@ from causal_prune.options import OptionValues, flag_of, must_be
 from causal_prune.pipeline.options import Choice, Machine, Options, Record
 
 OTHER: dict[str, Any] = {
-    "keep_macs": 0.3, "keep_params": 0.4, "keep_latency": 0.6, "remove_filters": 0.25, "align": 8,
+    "keep_macs": 0.3, "keep_params": 0.4, "keep_latency": 0.6, "remove_filters": 0.25, "remove_silent": True,
+    "align": 8,
     "importance": "magnitude", "parents": "chain", "mode": "zero", "freeze": ("conv1", "layer2.0"),
     "compensation": "batchnorm", "max_memory": 2_000_000, "epochs": 7, "lr": 0.125, "distill": False,
     "arms": ("causal", "random"), "random_seeds": 3, "seed": 11, "threads": 2, "device": "cuda:1",
@@ -22,7 +23,7 @@ OTHER: dict[str, Any] = {
     "out": Path("some where/net"), "force": True, "title": "a “net”", "command": "make all",
 }  # fmt: skip
 """A value other than the default for every option."""
-TARGETS = ("keep_macs", "keep_params", "keep_latency", "remove_filters")
+TARGETS = ("keep_macs", "keep_params", "keep_latency", "remove_filters", "remove_silent")
 SPELT = [name for name in OTHER if not flag_of(Options, name).hidden]
 """Options that a shell and a file know."""
 

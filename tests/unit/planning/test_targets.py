@@ -1,4 +1,4 @@
-"""Targets: one of four, or half of the MACs."""
+"""Targets: one of five, or half of the MACs."""
 
 import math
 from typing import get_args
@@ -16,7 +16,10 @@ def test_every_kind_of_target_is_an_option_and_has_its_words() -> None:
     assert set(TARGETS) == Goal.model_fields.keys() - {"align"} == set(_TARGETS)
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+SHARES = [kind for kind in TARGETS if kind != "remove_silent"]
+
+
+@pytest.mark.parametrize("kind", SHARES)
 def test_the_one_that_is_given_is_asked_for(kind: str) -> None:
     assert Goal(**{kind: 0.7}).asked == (kind, 0.7)
 
@@ -27,10 +30,18 @@ def test_nothing_asked_means_half_of_the_macs() -> None:
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, 1.5, math.nan, math.inf, "half", True])
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", SHARES)
 def test_a_share_lies_between_none_and_all(kind: str, share: object) -> None:
     with pytest.raises(InputError, match=rf"^{kind}: .* is not between 0 and 1 \(0\.\d "):
         Goal(**{kind: share})
+
+
+def test_what_is_silent_is_a_target_of_its_own_if_it_is_asked_for() -> None:
+    assert Goal(remove_silent=True).asked == ("remove_silent", True)
+    assert Goal(remove_silent=False).asked == STANDARD
+    assert Goal(remove_silent=False, keep_params=0.3).asked == ("keep_params", 0.3)
+    with pytest.raises(InputError, match="^`keep_macs` and `remove_silent` are two targets; give one$"):
+        Goal(remove_silent=True, keep_macs=0.5)
 
 
 def test_two_targets_are_refused() -> None:

@@ -25,7 +25,10 @@ def test_json_has_three_keys_and_gives_the_same_target(kind: TargetKind) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "keep_size"}, "kind\n  Input should be 'keep_macs', 'keep_params', 'keep_latency' or"),
+        (
+            {"kind": "keep_size"},
+            "kind\n  Input should be 'keep_macs', 'keep_params', 'keep_latency', 'remove_filters' or",
+        ),
         ({"requested": "half"}, "requested\n  Input should be a valid number"),
         ({"achieved": None}, "achieved\n  Input should be a valid number"),
         ({"achieved": math.nan}, "achieved\n  Input should be a finite number"),
