@@ -25,11 +25,21 @@ def _step(group: Group, align: int) -> int:
     return align
 
 
-def equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align: int) -> dict[str, int]:
+Orders = Mapping[str, Sequence[int]]
+"""By group its units, those that go first in front; units that must stay stand at the end."""
+
+
+def equal_shares(
+    graph: FilterGraph, orders: Orders, kind: TargetKind, requested: float, align: int
+) -> dict[str, int]:
     """Widths at which every group gives up the same share of its units.
+
+    Units of one group may have channels in different layers and then cost differently: what counts is what those save
+    that go.
 
     Args:
         graph: From `trace`.
+        orders: Of the units.
         kind: Kind of the target.
         requested: The share asked for.
         align: As in `plan`.
@@ -40,27 +50,31 @@ def equal_shares(graph: FilterGraph, kind: TargetKind, requested: float, align: 
     Raises:
         TargetError: If the target is out of reach.
     """
+    least = least_widths(graph, orders)
     if kind == "remove_filters":
         return {
-            group.name: max(group.size - int(group.size * requested + 1e-9), SMALLEST_WIDTH)
+            group.name: max(group.size - int(group.size * requested + 1e-9), least[group.name])
             for group in graph.prunable
         }
-    _check_reach(graph, kind, requested)
+    _check_reach(graph, orders, kind, requested)
 
     def widths(share: float, block: int) -> dict[str, int]:
-        return {group.name: _width(group, share, block) for group in graph.prunable}
+        return {group.name: max(_width(group, share, block), least[group.name]) for group in graph.prunable}
 
     block = align
-    while block > 1 and share_kept(graph, kind, widths(0.0, block)) > requested:
+    while block > 1 and share_kept(graph, kind, widths(0.0, block), orders) > requested:
         block //= 2
     low, high = 0.0, 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (
-            (middle, high) if share_kept(graph, kind, widths(middle, block)) <= requested else (low, middle)
+            (middle, high)
+            if share_kept(graph, kind, widths(middle, block), orders) <= requested
+            else (low, middle)
         )
     sizes = {group.name: group.size for group in graph.prunable}
-    return _fill(graph, kind, requested, widths(low, block), block, lambda name, width: width / sizes[name])
+    start = widths(low, block)
+    return _fill(graph, kind, requested, start, block, lambda name, width: width / sizes[name], orders)
 
 
 def _width(group: Group, share: float, align: int) -> int:
@@ -68,8 +82,24 @@ def _width(group: Group, share: float, align: int) -> int:
     return max(int(group.size * share + 1e-9) // step * step, min(step, group.size), SMALLEST_WIDTH)
 
 
-def _check_reach(graph: FilterGraph, kind: TargetKind, requested: float) -> None:
-    least = share_kept(graph, kind, {group.name: SMALLEST_WIDTH for group in graph.prunable})
+def least_widths(graph: FilterGraph, orders: Orders) -> dict[str, int]:
+    """The least number of units that every group keeps.
+
+    Args:
+        graph: From `trace`.
+        orders: Of the units.
+
+    Returns:
+        By group one, or as many as leave every layer a channel.
+    """
+    return {
+        group.name: max(SMALLEST_WIDTH, len(group.essential(orders[group.name][::-1])))
+        for group in graph.prunable
+    }
+
+
+def _check_reach(graph: FilterGraph, orders: Orders, kind: TargetKind, requested: float) -> None:
+    least = share_kept(graph, kind, least_widths(graph, orders), orders)
     if least > requested:
         raise TargetError(f"{kind}={requested} is out of reach: between {least:.3f} and 1 can be kept here")
 
@@ -81,7 +111,7 @@ def _fill(
     widths: dict[str, int],
     block: int,
     price: Callable[[str, int], float],
-    orders: Mapping[str, Sequence[int]] | None = None,
+    orders: Orders,
 ) -> dict[str, int]:
     """Give back steps, to groups of the least price first, in smaller and smaller steps while the target is missed."""
     groups = {group.name: group for group in graph.prunable}
@@ -102,6 +132,7 @@ def _fill(
 def by_curves(
     graph: FilterGraph,
     curves: Mapping[str, EliminationCurve],
+    orders: Orders,
     kind: TargetKind,
     requested: float,
     align: int,
@@ -116,6 +147,7 @@ def by_curves(
     Args:
         graph: From `trace`.
         curves: One curve per prunable group.
+        orders: Of the units.
         kind: Kind of the target.
         requested: The share asked for.
         align: As in `plan`.
@@ -129,15 +161,15 @@ def by_curves(
     Cost: about one evaluation of a group's own layers per step, and none of the network.
     """
     if kind != "remove_filters":
-        _check_reach(graph, kind, requested)
+        _check_reach(graph, orders, kind, requested)
     goal = 1 - requested if kind == "remove_filters" else requested
     for floor, block in ((FLOOR, align), (FLOOR, 1), (0.0, 1)):
-        widths = _greedy(graph, curves, kind, goal, floor, block)
+        widths = _greedy(graph, curves, orders, kind, goal, floor, block)
         if widths is not None:
             break
     else:
         # rounding: nothing but the narrowest network meets the target
-        return {group.name: SMALLEST_WIDTH for group in graph.prunable}
+        return least_widths(graph, orders)
     if kind == "remove_filters":
         return _trimmed(graph, curves, widths, requested)
 
@@ -146,12 +178,13 @@ def by_curves(
         gone = len(curve) - 1 - width
         return -float(curve[gone] - curve[max(gone - 1, 0)])
 
-    return _fill(graph, kind, requested, widths, block, price, _orders(curves))
+    return _fill(graph, kind, requested, widths, block, price, orders)
 
 
 def _greedy(
     graph: FilterGraph,
     curves: Mapping[str, EliminationCurve],
+    orders: Orders,
     kind: TargetKind,
     goal: float,
     floor: float,
@@ -159,7 +192,7 @@ def _greedy(
 ) -> dict[str, int] | None:
     groups = {group.name: group for group in graph.prunable}
     widths = {name: group.size for name, group in groups.items()}
-    network = NetworkCost(graph, widths, _orders(curves))
+    network, narrowest = NetworkCost(graph, widths, orders), least_widths(graph, orders)
     which = int(kind == "keep_params")
     whole = float(sum(widths.values())) if kind == "remove_filters" else network.total()[which]
     left = whole
@@ -167,7 +200,9 @@ def _greedy(
     def next_step(name: str) -> tuple[float, int, float] | None:
         """Price of the next stretch, the units of its first step, and what that step saves."""
         step = _step(groups[name], block)
-        least = max(-(-int(groups[name].size * floor) // step) * step, min(step, groups[name].size), 1)
+        least = max(
+            -(-int(groups[name].size * floor) // step) * step, min(step, groups[name].size), narrowest[name]
+        )
         first = widths[name] % step or step
         if widths[name] - first < least:
             return None
@@ -194,10 +229,6 @@ def _greedy(
         if again is not None:
             heapq.heappush(heap, (again[0], name))
     return widths
-
-
-def _orders(curves: Mapping[str, EliminationCurve]) -> dict[str, list[int]]:
-    return {name: curve.order.tolist() for name, curve in curves.items()}
 
 
 def _hull_slope(price: Tensor, gone: int, most: int, first: int) -> float:

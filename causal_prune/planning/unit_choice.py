@@ -72,10 +72,16 @@ def plan(
     for group in graph.prunable:
         _check_scores(group, scores)
     if scores.curves:
-        widths = by_curves(graph, scores.curves, kind, requested, block)
+        widths = by_curves(graph, scores.curves, orders_of(graph, scores), kind, requested, block)
     else:
-        widths = equal_shares(graph, kind, requested, block)
-    return plan_widths(graph, scores, widths, kind=kind, requested=requested)
+        widths = equal_shares(graph, orders_of(graph, scores), kind, requested, block)
+    found = plan_widths(graph, scores, widths, kind=kind, requested=requested)
+    if found.target.achieved > requested:
+        raise TargetError(
+            f"{kind}={requested} was missed: {found.target.achieved:.3f} would stay (or go); this is a fault of "
+            "the planner, which must not pass in silence"
+        )
+    return found
 
 
 def plan_silent(graph: FilterGraph) -> PruningPlan:
@@ -143,14 +149,25 @@ def plan_widths(
     for group in graph.prunable:
         _check_scores(group, scores)
         kept[group.name] = group.first(widths[group.name], _best_first(group, scores).tolist())
-    orders = {
-        group.name: [u for u in range(group.size) if u not in set(kept[group.name])]
-        for group in graph.prunable
-    }
+    orders = orders_of(graph, scores)
     achieved = share_kept(graph, kind, {name: len(units) for name, units in kept.items()}, orders)
     if isclose(achieved, requested, rel_tol=1e-12):
         achieved = requested  # no more than rounding above it
     return PruningPlan(Target(kind, requested, achieved), kept, graph.cuts(kept))
+
+
+def orders_of(graph: FilterGraph, scores: FilterScores) -> dict[str, list[int]]:
+    """In which order the units of every group go.
+
+    Args:
+        graph: From `trace`.
+        scores: One score per unit and prunable group.
+
+    Returns:
+        By group its units, those that go first in front; at the end those without which a layer would be left without
+        a channel.
+    """
+    return {group.name: group.ranked(_best_first(group, scores).tolist())[::-1] for group in graph.prunable}
 
 
 def plan_like(graph: FilterGraph, scores: FilterScores, other: PruningPlan) -> PruningPlan:

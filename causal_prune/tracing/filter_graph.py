@@ -91,6 +91,37 @@ class Group:
             found.setdefault(tuple(sorted(where)), []).append(unit)
         return list(found.values())
 
+    def essential(self, order: Sequence[int]) -> tuple[int, ...]:
+        """Units without which a layer that has channels of a few units alone would lose them all.
+
+        Args:
+            order: All units, those to keep first.
+
+        Returns:
+            The first of each such layer's units, each once.
+        """
+        rank = {unit: place for place, unit in enumerate(order)}
+        needs = {frozenset(member.units) for member in self.members}
+        found: dict[int, None] = {}
+        for units in sorted((u for u in needs if len(u) < self.size), key=lambda u: (len(u), min(u))):
+            if not units & found.keys():
+                found[min(units, key=rank.__getitem__)] = None
+        return tuple(found)
+
+    def ranked(self, order: Sequence[int]) -> list[int]:
+        """An order of which every beginning leaves all layers a channel.
+
+        Args:
+            order: All units, those to keep first.
+
+        Returns:
+            The same units, the essential ones in front.
+        """
+        essential = self.essential(order)
+        return (
+            [*essential, *(unit for unit in order if unit not in set(essential))] if essential else [*order]
+        )
+
     def first(self, width: int, order: Sequence[int]) -> tuple[int, ...]:
         """The first units of an order, such that no layer is left without a channel of the group.
 
@@ -99,21 +130,9 @@ class Group:
             order: All units, those to keep first.
 
         Returns:
-            Ascending units; a later one replaces an earlier one where a layer that has channels of a few units alone
-            would lose them all, and there are more than `width` where nothing less serves all layers.
+            Ascending units: the first of the ranked order; more than `width` where the essential ones are more.
         """
-        rank = {unit: place for place, unit in enumerate(order)}
-        chosen = set(order[:width])
-        needs = {frozenset(member.units) for member in self.members}
-        for units in sorted((u for u in needs if len(u) < self.size), key=lambda u: (len(u), min(u))):
-            if not units & chosen:
-                chosen.add(min(units, key=rank.__getitem__))
-        for unit in sorted(chosen, key=rank.__getitem__, reverse=True):
-            if len(chosen) <= width:
-                break
-            if all(units & (chosen - {unit}) for units in needs):
-                chosen.remove(unit)
-        return tuple(sorted(chosen))
+        return tuple(sorted(self.ranked(order)[: max(width, len(self.essential(order)))]))
 
 
 @dataclass(frozen=True)

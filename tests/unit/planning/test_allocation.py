@@ -59,6 +59,20 @@ def priced(**prices: list[float]) -> dict[str, EliminationCurve]:
     }
 
 
+def equally(graph: FilterGraph, kind: TargetKind, requested: float, align: int) -> dict[str, int]:
+    """The last units go first."""
+    orders = {group.name: list(range(group.size))[::-1] for group in graph.prunable}
+    return equal_shares(graph, orders, kind, requested, align)
+
+
+def spread(
+    graph: FilterGraph, curves: Mapping[str, EliminationCurve], kind: TargetKind, requested: float, align: int
+) -> dict[str, int]:
+    """Units go in the order of the curves."""
+    orders = {name: curve.order.tolist() for name, curve in curves.items()}
+    return by_curves(graph, curves, orders, kind, requested, align)
+
+
 def every_choice(graph: FilterGraph) -> list[dict[str, int]]:
     names = [group.name for group in graph.prunable]
     ranges = [range(1, group.size + 1) for group in graph.prunable]
@@ -74,7 +88,7 @@ def lost(curves: Mapping[str, EliminationCurve], widths: Mapping[str, int]) -> f
 def test_the_largest_share_that_meets_the_target_is_kept_and_filled_up(
     coupled: FilterGraph, kind: TargetKind, requested: float
 ) -> None:
-    found = equal_shares(coupled, kind, requested, 1)
+    found = equally(coupled, kind, requested, 1)
     shares = sorted({k / group.size for group in coupled.prunable for k in range(group.size + 1)})
     at = [
         {group.name: max(1, int(group.size * share + 1e-9)) for group in coupled.prunable} for share in shares
@@ -89,7 +103,7 @@ def test_the_largest_share_that_meets_the_target_is_kept_and_filled_up(
 
 def test_groups_give_up_about_the_same_share() -> None:
     _, _, graph = network("resnet18")
-    widths = equal_shares(graph, "keep_macs", 0.5, 1)
+    widths = equally(graph, "keep_macs", 0.5, 1)
     shares = [widths[group.name] / group.size for group in graph.prunable]
     assert max(shares) - min(shares) <= 2 / min(group.size for group in graph.prunable)
 
@@ -102,25 +116,25 @@ def test_filters_to_remove_are_counted_in_every_group_and_rounded_down(
     requested: float, expected: dict[str, int]
 ) -> None:
     graph = wide(10, 3)
-    found = {align: equal_shares(graph, "remove_filters", requested, align) for align in (1, 8)}
+    found = {align: equally(graph, "remove_filters", requested, align) for align in (1, 8)}
     assert found == {1: expected, 8: expected}
 
 
 def test_widths_are_multiples_of_the_block_or_of_a_part_of_it_in_narrow_groups() -> None:
-    found = equal_shares(wide(64, 64, 24), "keep_macs", 0.5, 16)
+    found = equally(wide(64, 64, 24), "keep_macs", 0.5, 16)
     assert found == {"a": 32, "b": 32, "c": 12}, "24 is less than four times 8: blocks of 4"
 
 
 def test_blocks_become_smaller_where_the_target_would_be_missed_for_them() -> None:
     graph = wide(64, 48)
-    assert equal_shares(graph, "keep_macs", 0.44, 16) == {"a": 32, "b": 17}, "49 units of 112"
-    assert equal_shares(graph, "keep_macs", 0.1, 16) == {"a": 6, "b": 5}, "a block of each were too many"
+    assert equally(graph, "keep_macs", 0.44, 16) == {"a": 32, "b": 17}, "49 units of 112"
+    assert equally(graph, "keep_macs", 0.1, 16) == {"a": 6, "b": 5}, "a block of each were too many"
 
 
 def test_greedy_on_convex_curves_is_the_best_of_all_choices(apart: FilterGraph) -> None:
     curves = curved(apart, "0").curves
     for kind, requested in itertools.product(KEPT, (0.4, 0.6, 0.8)):
-        found = by_curves(apart, curves, kind, requested, 1)
+        found = spread(apart, curves, kind, requested, 1)
         possible = [w for w in every_choice(apart) if share_kept(apart, kind, w) <= requested]
         assert found in possible
         least = min(lost(curves, widths) for widths in possible)
@@ -139,7 +153,7 @@ def test_filters_to_remove_are_those_that_cost_least_of_all_groups_together(
             for group in coupled.prunable
         }
     )
-    found = by_curves(coupled, curves, "remove_filters", requested, 1)
+    found = spread(coupled, curves, "remove_filters", requested, 1)
     left = 22 - int(22 * requested)
     assert sum(found.values()) == left
     least = min(lost(curves, w) for w in every_choice(coupled) if sum(w.values()) == left)
@@ -149,14 +163,14 @@ def test_filters_to_remove_are_those_that_cost_least_of_all_groups_together(
 def test_a_dear_unit_goes_for_the_sake_of_the_cheap_ones_behind_it() -> None:
     """The lower convex hull of a curve that rises at once and then no more is nearly flat."""
     curves = priced(a=[0.0, 3, 3, 3, 3, 9], b=[0.0, 1, 2, 3, 4, 5])
-    assert by_curves(wide(5, 5), curves, "remove_filters", 0.4, 1) == {"a": 1, "b": 5}
+    assert spread(wide(5, 5), curves, "remove_filters", 0.4, 1) == {"a": 1, "b": 5}
 
 
 def test_a_group_whose_removals_cost_little_gives_up_more() -> None:
     _, _, graph = network("residual")
     total = sum(group.size for group in graph.prunable)
     for flat in ("a", "hidden"):
-        widths = by_curves(graph, curved(graph, flat).curves, "remove_filters", 0.3, 1)
+        widths = spread(graph, curved(graph, flat).curves, "remove_filters", 0.3, 1)
         assert min(graph.prunable, key=lambda group: widths[group.name] / group.size).name == flat
         assert sum(widths.values()) == total - int(total * 0.3)
 
@@ -164,17 +178,17 @@ def test_a_group_whose_removals_cost_little_gives_up_more() -> None:
 def test_every_group_keeps_an_eighth_unless_the_target_asks_for_less() -> None:
     free, dear = [0.0] * 17, [float(k) for k in range(17)]
     curves = priced(a=free, b=dear)
-    assert by_curves(wide(16, 16), curves, "keep_macs", 0.6, 1) == {"a": 3, "b": 16}
-    assert by_curves(wide(16, 16), curves, "keep_macs", 0.5, 1) == {"a": 2, "b": 14}
-    assert by_curves(wide(16, 16), curves, "keep_macs", 0.1, 1) == {"a": 1, "b": 2}
+    assert spread(wide(16, 16), curves, "keep_macs", 0.6, 1) == {"a": 3, "b": 16}
+    assert spread(wide(16, 16), curves, "keep_macs", 0.5, 1) == {"a": 2, "b": 14}
+    assert spread(wide(16, 16), curves, "keep_macs", 0.1, 1) == {"a": 1, "b": 2}
 
 
 def test_curves_are_followed_in_blocks_and_single_units_given_back() -> None:
     steep, flat = [float(k * k) for k in range(65)], [0.1 * k * k for k in range(65)]
     curves = priced(a=steep, b=flat)
-    assert by_curves(wide(64, 64), curves, "keep_macs", 0.75, 16) == {"a": 64, "b": 32}
-    assert by_curves(wide(64, 64), curves, "keep_macs", 0.7, 16) == {"a": 64, "b": 25}
-    widths = by_curves(wide(64, 64), curves, "remove_filters", 0.3, 16)
+    assert spread(wide(64, 64), curves, "keep_macs", 0.75, 16) == {"a": 64, "b": 32}
+    assert spread(wide(64, 64), curves, "keep_macs", 0.7, 16) == {"a": 64, "b": 25}
+    widths = spread(wide(64, 64), curves, "remove_filters", 0.3, 16)
     assert sum(widths.values()) == 128 - int(128 * 0.3)
 
 
@@ -193,7 +207,7 @@ def test_the_order_of_the_curves_says_what_a_removal_saves() -> None:
     price = torch.arange(5, dtype=torch.float64)
     for order, left in (([0, 1, 2, 3], 2), ([3, 2, 1, 0], 3)):
         curves = {"cheap": EliminationCurve(torch.tensor(order), price, price)}
-        assert by_curves(graph, curves, "keep_macs", 0.7, 1) == {"cheap": left}
+        assert spread(graph, curves, "keep_macs", 0.7, 1) == {"cheap": left}
 
 
 @pytest.mark.parametrize("kind", KEPT)
@@ -203,13 +217,13 @@ def test_a_target_out_of_reach_names_the_reachable_range(coupled: FilterGraph, k
     message = f"^{kind}=0.01 is out of reach: between {least:.3f} and 1 can be kept here$"
     for align in (1, 8):
         with pytest.raises(TargetError, match=message):
-            equal_shares(coupled, kind, 0.01, align)
+            equally(coupled, kind, 0.01, align)
         with pytest.raises(TargetError, match=message):
-            by_curves(coupled, curves, kind, 0.01, align)
+            spread(coupled, curves, kind, 0.01, align)
 
 
 def test_the_narrowest_network_is_within_reach(coupled: FilterGraph) -> None:
     narrowest = dict.fromkeys(("0", "2", "4"), 1)
     least = share_kept(coupled, "keep_macs", narrowest)
-    assert equal_shares(coupled, "keep_macs", least, 8) == narrowest
-    assert by_curves(coupled, curved(coupled, "2").curves, "keep_macs", least, 8) == narrowest
+    assert equally(coupled, "keep_macs", least, 8) == narrowest
+    assert spread(coupled, curved(coupled, "2").curves, "keep_macs", least, 8) == narrowest
