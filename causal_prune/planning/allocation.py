@@ -199,16 +199,13 @@ def _greedy(
 
     def next_step(name: str) -> tuple[float, int, float] | None:
         """Price of the next stretch, the units of its first step, and what that step saves."""
-        step = _step(groups[name], block)
-        least = max(
-            -(-int(groups[name].size * floor) // step) * step, min(step, groups[name].size), narrowest[name]
-        )
+        size, step = groups[name].size, _step(groups[name], block)
+        least = max(-(-int(size * floor) // step) * step, min(step, size), narrowest[name])
         first = widths[name] % step or step
         if widths[name] - first < least:
             return None
         saved = float(first) if kind == "remove_filters" else network.saved(name, first)[which]
-        gone = groups[name].size - widths[name]
-        slope = _hull_slope(curves[name].price, gone, groups[name].size - least, first)
+        slope = _hull_slope(curves[name].price, size - widths[name], size - least, first)
         return slope * first / max(saved, 1e-12 * whole), first, saved
 
     heap = [(found[0], name) for name in groups if (found := next_step(name)) is not None]

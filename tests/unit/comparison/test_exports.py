@@ -21,7 +21,16 @@ def test_the_first_arm_of_each_name_is_exported_and_only_the_causal_file_stays(
     outcome = Outcome(arms[0], arms[1], tuple(arms[2:]))
     written, timed = {}, {}
 
-    def export(model: nn.Module, path: Path, example: Tensor, *, metadata: dict[str, str]) -> Parity:
+    def export(
+        model: nn.Module,
+        path: Path,
+        example: Tensor,
+        *,
+        metadata: dict[str, str],
+        dynamic_size: bool,
+        opset: int | None,
+    ) -> Parity:
+        assert (dynamic_size, opset) == (plain.form.dynamic_size, plain.form.opset)
         path.write_bytes(b"x" * (10 + len(written)))
         written[path.name] = (model, metadata)
         return Parity(0.1 * len(written), 1, True, {})

@@ -79,7 +79,7 @@ def test_all_options_at_once_are_the_same_however_they_are_written(target: str, 
 
 NAME = st.text(st.characters(exclude_characters=",", exclude_categories=["C"]), min_size=1).map(str.strip)
 ANY: dict[str, st.SearchStrategy[Any]] = {
-    **dict.fromkeys(TARGETS, st.floats(0, 1, exclude_min=True, exclude_max=True)),
+    **dict.fromkeys(TARGETS, st.floats(0, 1, exclude_min=True, exclude_max=True)), "remove_silent": st.just(True),
     "align": st.just("auto") | st.integers(1), "importance": st.sampled_from([*METHODS]),
     "parents": st.sampled_from([None, "chain", "graph"]), "mode": st.sampled_from(["remove", "zero"]),
     "freeze": st.lists(NAME.filter(bool)).map(tuple), "max_memory": st.none() | st.integers(1, 2**60),
@@ -91,7 +91,12 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "random_seeds": st.integers(1), "seed": st.integers(0, 2**32 - 1), "threads": st.integers(1),
     "device": st.sampled_from(["cpu", "mps", "cuda", "cuda:12"]), "force": st.booleans(),
     "out": st.none() | NAME.map(Path), "title": st.none() | st.text(min_size=1), "command": st.text(min_size=1),
+    "opset": st.none() | st.integers(17, 20), "dynamic_size": st.booleans(),
 }  # fmt: skip
+
+
+def test_every_option_is_drawn() -> None:
+    assert ANY.keys() == Options.model_fields.keys()
 
 
 @settings(max_examples=40, deadline=None)
