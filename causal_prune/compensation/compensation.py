@@ -16,6 +16,7 @@ from causal_prune.compensation.output_paths import OutputPaths, output_paths
 from causal_prune.compensation.reestimation import check_same_task, normalisations, numbered, reestimate
 from causal_prune.errors import InputError, warn
 from causal_prune.machine import allowed_memory
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.running import (
     attempt,
     copied,
@@ -48,6 +49,7 @@ class Compensated:
     layers: tuple[LayerRepair, ...]
 
 
+@undisturbed
 def compensate(
     pruned: nn.Module,
     dense: nn.Module,
@@ -130,6 +132,7 @@ def compensate(
     return repair(pruned, dense, calibration, options, seed=seed, device=device, label=label).model
 
 
+@undisturbed
 def repair(
     pruned: nn.Module,
     dense: nn.Module,
@@ -160,15 +163,16 @@ def repair(
     method = options.compensation
     if method == "none":
         return Compensated(copied(pruned), ())
+    reference = copied(dense)
     if method == "batchnorm":
         if not normalisations(pruned):
             warn(
                 "compensate: the network has no batch norm with running statistics, so that "
                 "method='batchnorm' changes nothing"
             )
-        return Compensated(reestimate(pruned, dense, calibration, device=device, label=label), ())
+        return Compensated(reestimate(pruned, reference, calibration, device=device, label=label), ())
     limit = allowed_memory(options.max_memory, torch.device(device))
-    repaired, reference = copied(pruned), copied(dense)
+    repaired = copied(pruned)
     repaired.to(device).eval()
     reference.to(device).eval()
     with seeded(seed, device), torch.no_grad():
@@ -191,7 +195,7 @@ def _walk(
     device: str | torch.device,
     label: str,
 ) -> list[LayerRepair]:
-    batches: Sequence[Any] = [inputs for _, inputs in numbered(calibration, device)]
+    batches: Sequence[Any] = [inputs for _, inputs in numbered(pruned, calibration, device)]
     if not batches:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
     paths = _common_paths(pruned, dense, batches[0])
@@ -247,7 +251,7 @@ def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:
 
 def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPaths:
     few = part_of(inputs, slice(0, 2))
-    outputs = attempt("compensate: the pruned network", pruned, few, 1)
+    outputs = attempt("compensate: the pruned network", pruned, few, "batch 1 of calibration")
     check_same_task(dense, few, outputs)
     ours, theirs = output_paths(pruned, few), output_paths(dense, few)
     norms = {layer: norm for layer, norm in ours.norms.items() if theirs.norms.get(layer) == norm}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causal_prune.compensation.output_paths import ADDITIONS, OutputPaths
+from causal_prune.network.ambient_modes import lifting_here
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import Inputs, call
@@ -149,7 +150,7 @@ class Stream:
         _HERE.stream = self
         try:
             if not self._closing:
-                with torch.no_grad(), _AtSums(self):
+                with lifting_here(), torch.no_grad(), _AtSums(self):
                     call(self._model, self._inputs)
         except _Closed:
             pass

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_kinds import MIXING, BatchNorm
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.network.running import Inputs, call, tensors_in
+from causal_prune.network.running import Inputs, batch_size, call
 
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 INFINITE = float("inf")
@@ -178,7 +178,7 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
 
 def _watched(model: nn.Module, inputs: Inputs) -> tuple[_Seen, _Calls]:
     seen = _Seen()
-    calls = _Calls(seen, images=max(1, len(tensors_in(inputs)[0])))
+    calls = _Calls(seen, images=max(1, batch_size(inputs)))
     layers = {n: module for n, module in model.named_modules() if isinstance(module, (*MIXING, *BatchNorm))}
     with calls_seen(layers, calls.note, first=True), torch.no_grad(), seen:
         returned = call(model, inputs)

@@ -8,22 +8,25 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from causal_prune.errors import InputError, warn
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.running import (
     Inputs,
     attempt,
+    batch_size,
     copied,
     device_of,
-    inputs_of,
+    inputs_for,
     modes_kept,
     on_device,
     seeded,
-    tensors_in,
 )
 from causal_prune.network.spread import Spread
+from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.progress import track
 
 
+@undisturbed
 def reestimate(
     pruned: nn.Module,
     dense: nn.Module,
@@ -166,11 +169,13 @@ def _observe(
     pooled = {name: _Pooled(norm) for name, norm in norms.items()}
     sizes: list[int] = []
     with calls_seen(norms, lambda name, _, source, __: pooled[name].normalised(source)):
-        for number, inputs in numbered(track(calibration, label), device):
-            outputs = attempt("compensate: the pruned network", repaired, inputs, number)
+        for number, inputs in numbered(repaired, track(calibration, label), device):
+            outputs = attempt(
+                "compensate: the pruned network", repaired, inputs, f"batch {number} of calibration"
+            )
             if not sizes:
                 check_same_task(dense, inputs, outputs)
-            sizes.append(tensors_in(inputs)[0].shape[0])
+            sizes.append(batch_size(inputs))
     if not sizes:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
     if sum(sizes) < 2:
@@ -183,10 +188,13 @@ def _observe(
     return pooled
 
 
-def numbered(calibration: Iterable[Any], device: str | torch.device) -> Iterator[tuple[int, Inputs]]:
+def numbered(
+    model: nn.Module, calibration: Iterable[Any], device: str | torch.device
+) -> Iterator[tuple[int, Inputs]]:
     """The inputs of all batches that hold images, with the number of the batch.
 
     Args:
+        model: The network that takes them.
         calibration: The batches.
         device: Where the inputs shall be.
 
@@ -197,7 +205,7 @@ def numbered(calibration: Iterable[Any], device: str | torch.device) -> Iterator
         InputError: If an input is NaN or infinite.
     """
     for number, batch in enumerate(calibration, start=1):
-        inputs = on_device(inputs_of(batch), device)
+        inputs = inputs_for(model, batch, device)
         tensors = tensors_in(inputs)
         if not all(bool(each.isfinite().all()) for each in tensors if each.is_floating_point()):
             raise InputError(f"compensate: batch {number} of calibration holds NaN or infinite values")
@@ -218,7 +226,10 @@ def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
     """
     with modes_kept(dense):
         expected = attempt(
-            "compensate: the dense network", dense.eval(), on_device(inputs, device_of(dense)), 1
+            "compensate: the dense network",
+            dense.eval(),
+            on_device(inputs, device_of(dense)),
+            "batch 1 of calibration",
         )
     shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (expected, outputs)]
     if shapes[0] != shapes[1]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from causal_prune.data.task import Reduction, Task
 from causal_prune.errors import InputError
-from causal_prune.network.running import tensors_in
+from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.report import Yardstick
 
 STRATA = 10  # every split has its share of so many ranges of the labels

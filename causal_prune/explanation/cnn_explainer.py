@@ -15,8 +15,9 @@ from causal_prune.errors import InputError, warn
 from causal_prune.explanation.cnn_features import Array, Heatmap, collect, frobenius_norm, heatmap
 from causal_prune.importance import structural_equations
 from causal_prune.measure import evaluate
+from causal_prune.network.ambient_modes import plain_modes
 from causal_prune.network.hooks import outputs_of
-from causal_prune.network.running import call, copied, device_of, modes_kept
+from causal_prune.network.running import attempt, copied, device_of
 from causal_prune.observation import FeatureMoments, moments_of
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class CausalCNNExplainer:
         with self._running() as model:
             self.filter_outputs = collect(
                 [(name, model.get_submodule(name)) for name, _ in self.conv_layers],
-                lambda inputs: call(model, inputs),
+                lambda inputs: attempt("the model", model, inputs, "a batch of the loader"),
                 data_loader,
                 frobenius_norm_func or frobenius_norm,
                 device=self.device,
@@ -277,7 +278,7 @@ class CausalCNNExplainer:
             name = self.conv_layers[first][0]
             layers = {name: model.get_submodule(name)}
             with outputs_of(layers, lambda _, __, output: seen.append(output.detach().double().cpu())):
-                call(model, images.to(self.device))
+                attempt("the model", model, images.to(self.device), "images")
         return [
             heatmap((weights[:, None, None] * maps).sum(dim=0), image, mean, std)
             for maps, image in zip(seen[0], images, strict=True)
@@ -393,8 +394,6 @@ class CausalCNNExplainer:
 
     @contextmanager
     def _running(self) -> Iterator[nn.Module]:
-        """The network in eval mode on the device: itself where it is there already, else a copy."""
-        here = device_of(self.model) == self.device
-        model = self.model if here else copied(self.model).to(self.device)
-        with modes_kept(model):
-            yield model.eval()
+        """A copy of the network, in eval mode, on the device."""
+        with plain_modes():
+            yield copied(self.model).to(self.device).eval()

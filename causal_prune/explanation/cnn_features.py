@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.network.hooks import outputs_of
-from causal_prune.network.running import Inputs, inputs_of, on_device, tensors_in
+from causal_prune.network.running import Inputs, batch_size, inputs_of, on_device
 from causal_prune.progress import track
 
 Array: TypeAlias = NDArray[np.float64]
@@ -82,7 +82,7 @@ def collect(
     images = 0
     for number, batch in enumerate(track(batches, "collect"), start=1):
         inputs = on_device(inputs_of(batch), device)
-        size = tensors_in(inputs)[0].shape[0]
+        size = batch_size(inputs)
         images += size
         if size:
             with torch.no_grad(), outputs_of(dict(layers), partial(see, number)):

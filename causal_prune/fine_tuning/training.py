@@ -1,7 +1,8 @@
 """Short training of a cut network: SGD with a one-cycle schedule, distillation, and masks that hold."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,20 +13,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 from causal_prune.data import STANDARD_TASK, Task
 from causal_prune.errors import CausalPruneError, InputError
 from causal_prune.fine_tuning.masks import hold, masked_parameters
-from causal_prune.fine_tuning.objective import Objective
-from causal_prune.network.running import (
-    call,
-    copied,
-    device_of,
-    inputs_of,
-    modes_kept,
-    on_device,
-    seeded,
-    tensors_in,
-)
+from causal_prune.fine_tuning.objective import Objective, auxiliary_outputs
+from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.running import call, copied, device_of, inputs_for, modes_kept, seeded
+from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.progress import track
 
 
+@undisturbed
 def fine_tune(
     model: nn.Module,
     train: Iterable[Any],
@@ -41,6 +36,7 @@ def fine_tune(
     task: Task = STANDARD_TASK,
     device: str | torch.device = "cpu",
     masks: Mapping[str, Tensor] | None = None,
+    auxiliary: Sequence[int] = (),
     label: str = "fine-tune",
 ) -> nn.Module:
     """Train a copy of a network for a few epochs, with the dense network as a teacher if one is given.
@@ -51,8 +47,9 @@ def fine_tune(
 
     (Hinton et al. 2015, section 2; T^2 keeps the gradient's size independent of T); without a teacher, CE alone. These
     are the loss and the distance of a classification; another task has its own.
-    A network that returns several outputs in training (GoogLeNet, Inception) has its logits in the first tensor;
-    every further tensor adds 0.3 of its own loss. SGD with Nesterov momentum; the learning rate follows one cycle
+    A network that returns several outputs has its logits in the first tensor. Every further tensor that it returns in
+    training alone (GoogLeNet, Inception), or that `auxiliary` names, adds 0.3 of its own loss; others (embeddings) are
+    left alone. SGD with Nesterov momentum; the learning rate follows one cycle
     (Smith and Topin 2018), rising to `lr` over 30 % of the steps and falling to almost 0 by a cosine.
     One-dimensional parameters (biases, batch norm) are not decayed. Parameters with requires_grad=False stay, and
     a batch norm whose parameters are frozen keeps its running statistics.
@@ -71,6 +68,7 @@ def fine_tune(
         seed: Seeds torch's generators, and so the shuffling of a DataLoader that has no generator of its own.
         task: What the network is for; it says what labels are and what is lost against them.
         device: Where to compute.
+        auxiliary: Places of further outputs that are scores in eval mode too, 1 for the second tensor returned.
         masks: 0/1 tensors by parameter name, each of the parameter's shape; entries at 0 are held at 0.
         label: What the progress bar is called.
 
@@ -92,10 +90,9 @@ def fine_tune(
         True
     """
     _check_options(epochs, lr, momentum, weight_decay, temperature, distill_weight)
-    tuned = copied(model)
     if epochs == 0:
-        return tuned
-    tuned.to(device)
+        return copied(model)
+    tuned = copied(model).to(device)
     kept = masked_parameters(tuned, masks or {})
     objective = Objective(task, _teacher_on(teacher, device), temperature, distill_weight)
     with seeded(seed, device), torch.enable_grad(), modes_kept(tuned):
@@ -105,11 +102,11 @@ def fine_tune(
         schedule = OneCycleLR(optimizer, lr, total_steps=max(steps, 2), cycle_momentum=False)
         batches = track(_batches(train, epochs), label, total=steps)
         for step, (place, batch) in enumerate(batches, start=1):
-            loss = _step(tuned, objective, batch, place, device)
-            if not math.isfinite(loss.item()):
-                raise CausalPruneError(
-                    f"fine_tune: the loss is {loss.item()} at {place}: lower lr ({lr}) or check the images for NaN"
-                )
+            inputs, labels = _pair(tuned, objective.task, batch, place, device)
+            if step == 1:
+                objective = _knowing_outputs(objective, tuned, inputs, auxiliary)
+            loss = _step(tuned, objective, inputs, labels, place)
+            _check_loss(loss.item(), place, lr)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -157,12 +154,23 @@ def _batches(train: Iterable[Any], epochs: int) -> Iterator[tuple[str, Any]]:
             yield f"epoch {epoch}, batch {index}", batch
 
 
-def _step(
-    tuned: nn.Module, objective: Objective, batch: Any, place: str, device: str | torch.device
-) -> Tensor:
+def _pair(
+    tuned: nn.Module, task: Task, batch: Any, place: str, device: str | torch.device
+) -> tuple[Any, Tensor]:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         raise InputError(f"fine_tune: {place} is no pair (inputs, labels)")
-    labels, inputs = objective.task.labels(batch, place), on_device(inputs_of(batch), device)
+    labels = task.labels(batch, place)
+    return inputs_for(tuned, batch, device), labels
+
+
+def _knowing_outputs(objective: Objective, tuned: nn.Module, inputs: Any, asked: Sequence[int]) -> Objective:
+    try:
+        return replace(objective, auxiliary=auxiliary_outputs(tuned, inputs, asked))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return objective  # the step itself tells what is wrong
+
+
+def _step(tuned: nn.Module, objective: Objective, inputs: Any, labels: Tensor, place: str) -> Tensor:
     try:
         return objective(call(tuned, inputs), inputs, labels, place)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -189,6 +197,13 @@ def _optimizer(tuned: nn.Module, *, lr: float, momentum: float, weight_decay: fl
     return torch.optim.SGD(
         [group for group in groups if group["params"]], lr=lr, momentum=momentum, nesterov=momentum > 0
     )
+
+
+def _check_loss(loss: float, place: str, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise CausalPruneError(
+            f"fine_tune: the loss is {loss} at {place}: lower lr ({lr}) or check the images for NaN"
+        )
 
 
 def _check_weights(tuned: nn.Module, lr: float) -> None:

@@ -18,9 +18,10 @@ from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_units
 from causal_prune.intervention import Constant, Intervention, Recorder, Replay, Subject
 from causal_prune.machine import whole_file
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.network.running import call, copied, device_of, inputs_of, on_device, part_of
+from causal_prune.network.running import attempt, copied, device_of, inputs_for, part_of
 from causal_prune.progress import track
 from causal_prune.tracing import FilterGraph, Group
 
@@ -69,6 +70,7 @@ def score(evidence: Evidence) -> FilterScores:
     return from_units("ablation", unit, evidence.graph, lambda group: found.rise[group.name].clamp_min(0))
 
 
+@undisturbed
 def ablate(
     model: nn.Module,
     graph: FilterGraph,
@@ -120,9 +122,9 @@ def ablate(
     with torch.no_grad():
         means, sizes = _means(network, readers, labelled, task)
         recorder = Recorder(network, readers)
-        most = _most_images(recorder, labelled, task, device_of(network))
+        most = _most_images(recorder, network, labelled, task)
         parts = sum(-(-size // most) for size in sizes)
-        turns = _turns(recorder, _parts(labelled, task, device_of(network), most), task, groups, state)
+        turns = _turns(recorder, _parts(network, labelled, task, most), task, groups, state)
         for turn in track(turns, "ablation", total=parts * len(groups), unit="group"):
             rises = [
                 _losses(task, turn.subject.under(_held(turn.group, unit, means)), turn.labels) - turn.dense
@@ -194,16 +196,18 @@ def _means(
             labels = task.labels(batch, place)
             sizes.append(len(labels))
             if len(labels):
-                output = call(network, on_device(inputs_of(batch), device_of(network)))
+                output = attempt(
+                    "ablation: the network", network, inputs_for(network, batch), f"{place} of labelled"
+                )
                 task.check(labels, task.answers(output, "dense", place), "dense", place)
     if not sum(sizes):
         raise InputError("labelled: there are no images")
     return {name: total / counts[name] for name, total in sums.items()}, sizes
 
 
-def _most_images(recorder: Recorder, labelled: Labelled, task: Task, device: torch.device) -> int:
+def _most_images(recorder: Recorder, network: nn.Module, labelled: Labelled, task: Task) -> int:
     """Images whose activations fit `ACTIVATION_BYTES`."""
-    for _, inputs, _labels in _parts(labelled, task, device, 1):
+    for _, inputs, _labels in _parts(network, labelled, task, 1):
         subject = recorder.subject(inputs)
         bytes_of_one = subject.bytes if isinstance(subject, Replay) else 0
         return max(1, ACTIVATION_BYTES // max(1, bytes_of_one))
@@ -211,13 +215,13 @@ def _most_images(recorder: Recorder, labelled: Labelled, task: Task, device: tor
 
 
 def _parts(
-    labelled: Labelled, task: Task, device: torch.device, most: int
+    network: nn.Module, labelled: Labelled, task: Task, most: int
 ) -> Iterator[tuple[int, Any, Tensor]]:
     """Parts of batches of at most some images: their number, inputs and labels."""
     part = 0
     for number, batch in enumerate(labelled, start=1):
-        labels = task.labels(batch, f"batch {number}").to(device)
-        inputs = on_device(inputs_of(batch), device)
+        labels = task.labels(batch, f"batch {number}").to(device_of(network))
+        inputs = inputs_for(network, batch)
         for start in range(0, len(labels), most):
             some = slice(start, min(start + most, len(labels)))
             yield part, part_of(inputs, some, len(labels)), labels[some]

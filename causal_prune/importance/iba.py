@@ -10,7 +10,8 @@ from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.intervention import InformationBottleneck
-from causal_prune.network.running import copied, device_of, inputs_of, tensors_in
+from causal_prune.network.running import copied, device_of, inputs_of
+from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.progress import track
 
 IMAGES, COPIES, BETA = 32, 2, 1.0

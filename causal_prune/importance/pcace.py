@@ -9,14 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from causal_prune.data import Task
 from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.network.hooks import outputs_of
-from causal_prune.network.running import call, device_of, inputs_of, modes_kept, on_device, part_of
+from causal_prune.network.running import (
+    as_taken,
+    call,
+    device_of,
+    inputs_of,
+    joined_batches,
+    modes_kept,
+    on_device,
+    part_of,
+)
 from causal_prune.progress import track
 
 IMAGES, FEWEST = 300, 10
@@ -158,9 +166,7 @@ def _components(
     network: nn.Module, producers: Sequence[str], parts: Sequence[object], label: int, task: Task
 ) -> tuple[dict[str, list[list[Array]]], Array]:
     """By layer and filter its components, and the logits: the maps of all filters come from one pass."""
-    inputs = tree_map(
-        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
-    )
+    (inputs,) = joined_batches(parts)
     found: dict[str, list[list[Array]]] = {}
 
     def see(name: str, module: nn.Module, output: Tensor) -> None:
@@ -174,6 +180,8 @@ def _components(
     layers = {name: network.get_submodule(name) for name in producers}
     with torch.no_grad(), modes_kept(network), outputs_of(layers, see):
         network.eval()
-        logits = task.answers(call(network, on_device(inputs, device)), "dense", "the class")
+        logits = task.answers(
+            call(network, as_taken(network, on_device(inputs, device))), "dense", "the class"
+        )
     task.check(torch.full((len(logits),), label), logits, "dense", "the class")
     return found, logits[:, label].double().cpu().numpy()

@@ -10,10 +10,13 @@ from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.methods import METHODS, Parents
 from causal_prune.importance.scores import FilterScores
+from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.running import copied
 from causal_prune.observation import FilterMoments
 from causal_prune.tracing import FilterGraph
 
 
+@undisturbed
 def score(
     graph: FilterGraph,
     moments: FilterMoments,
@@ -55,9 +58,10 @@ def score(
         _check_images(method, labelled)
     if "classes" in entry.needs and not task.has_classes:
         raise InputError(f"importance {method!r} needs classes, and {task.name} has none: choose another one")
+    own_model = None if model is None else copied(model)
     room = import_module(f"{__package__}.{entry.room}")
     found: FilterScores = getattr(room, entry.function)(
-        Evidence(graph, moments, parents or "graph", seed, model, labelled, task)
+        Evidence(graph, moments, parents or "graph", seed, own_model, labelled, task)
     )
     return found
 

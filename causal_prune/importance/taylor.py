@@ -11,7 +11,7 @@ from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.network.layer_matrices import matrix_of
-from causal_prune.network.running import call, copied, device_of, inputs_of, on_device
+from causal_prune.network.running import attempt, copied, device_of, inputs_for
 from causal_prune.progress import track
 
 
@@ -65,7 +65,13 @@ def _gradients(
             continue
         # weights that weight norm or its like computes are tensors of one forward pass
         with torch.enable_grad(), parametrize.cached():
-            outputs = task.answers(call(network, on_device(inputs_of(batch), device)), "dense", place)
+            outputs = task.answers(
+                attempt(
+                    "score: the network", network, inputs_for(network, batch, device), f"{place} of labelled"
+                ),
+                "dense",
+                place,
+            )
             task.check(labels, outputs, "dense", place)
             loss = task.losses(outputs, labels.to(device), "sum")
             weights = [_weight(module) for module in producers.values()]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.network.hooks import outputs_of
-from causal_prune.network.running import call, device_of, inputs_of, modes_kept, on_device
+from causal_prune.network.running import attempt, call, device_of, inputs_for, modes_kept
 from causal_prune.network.spread import Spread
 from causal_prune.progress import track
 
@@ -154,9 +154,10 @@ class InformationBottleneck:
 
         with torch.no_grad(), modes_kept(self._model), outputs_of(self._layers, see):
             self._model.eval()
-            for batch in track(images, "estimate"):
+            for number, batch in enumerate(track(images, "estimate"), start=1):
                 with self.interrupt_execution():
-                    call(self._model, on_device(inputs_of(batch), device_of(self._model)))
+                    inputs = inputs_for(self._model, batch)
+                    attempt("estimate: the network", self._model, inputs, f"batch {number} of images")
         if not self.estimator.count:
             raise InputError("images: there are no images")
 

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.network.running import Inputs, call, tensors_in
+from causal_prune.network.running import Inputs, call
+from causal_prune.network.tensor_trees import tensors_in
 
 TOLERANCE = 1e-4
 """Largest difference of a recording's outputs from the network's, relative to the largest output."""

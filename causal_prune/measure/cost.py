@@ -1,16 +1,27 @@
 """What one image costs: multiply-accumulates per layer, and parameters."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from causal_prune.errors import InputError
-from causal_prune.network.running import Inputs, call, device_of, modes_kept, on_device, seeded, tensors_in
+from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.running import (
+    Inputs,
+    as_taken,
+    batch_size,
+    call,
+    copied,
+    device_of,
+    on_device,
+    part_of,
+    seeded,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class Cost:
     layer_macs: dict[str, int]
 
 
+@undisturbed
 def count_cost(model: nn.Module, example_input: Inputs) -> Cost:
     """Count multiply-accumulates and parameters of one forward pass in eval mode.
 
@@ -55,34 +67,23 @@ def count_cost(model: nn.Module, example_input: Inputs) -> Cost:
         >>> count_cost(nn.Linear(3, 4), torch.zeros(2, 3))
         Cost(macs=12, params=16, layer_macs={'': 12})
     """
-    tensors = tensors_in(example_input)
-    if not tensors or not tensors[0].ndim or not len(tensors[0]):
+    model = copied(model).eval()
+    inputs = as_taken(model, on_device(example_input, device_of(model)))
+    if not batch_size(inputs):
         raise InputError("example_input holds no image: give a tensor, a tuple or a mapping of (batch, ...)")
     device = device_of(model)
-    one = _first(on_device(example_input, device), len(tensors[0]))
+    one = part_of(inputs, slice(0, 1), batch_size(inputs))
     layer_macs: dict[str, int] = {}
     counter = FlopCounterMode(display=False)
     # The fused attention of eval mode is one operator without a FLOP formula: it would count as 0.
-    with modes_kept(model), seeded(0, device), torch.no_grad(), _without_fused_attention(), counter:
-        model.eval()
-        with _attributed(model, counter, layer_macs):
-            try:
-                call(model, one)
-            except Exception as error:
-                raise InputError(f"the model cannot run example_input: {_first_line(error)}") from error
+    watching = _attributed(model, counter, layer_macs)
+    with seeded(0, device), torch.no_grad(), _without_fused_attention(), counter, watching:
+        try:
+            call(model, one)
+        except Exception as error:
+            raise InputError(f"the model cannot run example_input: {_first_line(error)}") from error
     params = sum(parameter.numel() for parameter in model.parameters())
     return Cost(counter.get_total_flops() // 2, params, layer_macs)
-
-
-def _first(inputs: Any, batch: int) -> Any:
-    """The first image of each tensor whose first dimension is the batch."""
-    if isinstance(inputs, Tensor):
-        return inputs[:1] if inputs.ndim and len(inputs) == batch else inputs
-    if isinstance(inputs, Mapping):
-        return {key: _first(entry, batch) for key, entry in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(_first(entry, batch) for entry in inputs)
-    return inputs
 
 
 def _first_line(error: Exception) -> str:

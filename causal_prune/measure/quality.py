@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from causal_prune.data import STANDARD_TASK, Task
 from causal_prune.errors import InputError
 from causal_prune.measure.statistics import interval_of_mean
-from causal_prune.network.running import call, copied, device_of, inputs_of, modes_kept, on_device, seeded
+from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.running import attempt, copied, inputs_for, seeded
 from causal_prune.progress import track
 
 
@@ -57,6 +58,7 @@ class Measured:
         return hashlib.sha256(self.predictions.astype(kind).tobytes()).hexdigest()
 
 
+@undisturbed
 def evaluate(
     models: Mapping[str, nn.Module],
     loader: Iterable[Any],
@@ -67,13 +69,13 @@ def evaluate(
 ) -> dict[str, Measured]:
     """Judge several networks on the same images, reading the loader once.
 
-    The networks run in eval mode, without gradients and with a fixed seed; their modes, their device and the random
-    state are left as they were.
+    Copies of the networks run in eval mode, without gradients and with a fixed seed; the random state is left as it
+    was.
 
     Args:
         models: Networks by name. Each returns what the task asks for, alone or as the first tensor of a tuple or
             mapping; of a classifier logits (images, classes), of which the largest is the prediction, among equal ones
-            the first. A network on another device is copied to `device`.
+            the first.
         loader: Batches (inputs, labels): inputs a tensor, a tuple or a mapping; labels as the task has them, of a
             classifier integers from 0 to classes - 1, shape (images,).
         task: What the networks are for.
@@ -97,16 +99,16 @@ def evaluate(
     predictions: dict[str, list[Tensor]] = {name: [] for name in models}
     truths: list[Tensor] = []
     with ExitStack() as stack:
-        for model in models.values():
-            stack.enter_context(modes_kept(model))
         stack.enter_context(seeded(0, device))
-        stack.enter_context(torch.inference_mode())
-        placed = {name: _on_device(model, device).eval() for name, model in models.items()}
+        stack.enter_context(torch.no_grad())
+        placed = {name: copied(model).to(device).eval() for name, model in models.items()}
         for number, batch in enumerate(track(loader, label), start=1):
             place = f"batch {number}"
-            inputs, truth = on_device(inputs_of(batch), device), task.labels(batch, place)
+            truth = task.labels(batch, place)
             for name, model in placed.items():
-                outputs = task.answers(call(model, inputs), name, place)
+                outputs = task.answers(
+                    attempt(f"model '{name}'", model, inputs_for(model, batch, device), place), name, place
+                )
                 task.check(truth, outputs, name, place)
                 predictions[name].append(task.predictions(outputs).cpu())
             truths.append(truth)
@@ -114,12 +116,6 @@ def evaluate(
         raise InputError("the loader is empty: give at least one batch of (inputs, labels)")
     whole = torch.cat(truths)
     return {name: _measured(task, torch.cat(parts), whole) for name, parts in predictions.items()}
-
-
-def _on_device(model: nn.Module, device: str | torch.device) -> nn.Module:
-    where, target = device_of(model), torch.device(device)
-    same = where.type == target.type and target.index in (None, where.index)
-    return model if same else copied(model).to(target)
 
 
 def _measured(task: Task, predictions: Tensor, labels: Tensor) -> Measured:

@@ -1,18 +1,19 @@
 """What a batch may be, and how a network is run without leaving a trace on it or on the random state."""
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, first_line
+from causal_prune.network.tensor_trees import ImageList, mapped, own, tensors_in
 
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -30,31 +31,15 @@ def inputs_of(batch: Any) -> Inputs:
     Raises:
         InputError: If the batch is none of these.
     """
-    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(inputs, Tensor | tuple | list | Mapping) or not tensors_in(inputs):
+    inputs = batch
+    if isinstance(batch, tuple | list) and batch and not isinstance(batch, ImageList):
+        inputs = batch[0]
+    if not tensors_in(inputs):
         raise InputError(
             f"a batch is a {type(batch).__name__} without inputs: "
             "give tensors, (inputs, labels), or mappings of tensors"
         )
-    return inputs
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """Every tensor inside nested tuples, lists and mappings, in order.
-
-    Args:
-        value: A network's inputs or outputs; entries that are no tensors are passed over.
-
-    Returns:
-        The tensors, not copied.
-    """
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [tensor for entry in value.values() for tensor in tensors_in(entry)]
-    if isinstance(value, tuple | list):
-        return [tensor for entry in value for tensor in tensors_in(entry)]
-    return []
+    return cast(Inputs, inputs)
 
 
 def on_device(inputs: Any, device: torch.device | str) -> Any:
@@ -67,25 +52,80 @@ def on_device(inputs: Any, device: torch.device | str) -> Any:
     Returns:
         The same structure; a tensor that is there already is not copied.
     """
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {key: on_device(entry, device) for key, entry in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(on_device(entry, device) for entry in inputs)
-    return inputs
+    return mapped(lambda tensor: tensor.to(device), inputs)
 
 
-def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Run a network on one batch of inputs.
+def inputs_for(model: nn.Module, batch: Any, device: torch.device | str | None = None) -> Any:
+    """A batch of a loader as a network takes it.
 
     Args:
         model: The network.
-        inputs: A tensor, a tuple of positional arguments or a mapping of keyword arguments.
+        batch: What a loader gave (see `inputs_of`).
+        device: Where the tensors shall be; None for where the network is.
+
+    Returns:
+        The inputs; images of any sizes in a list that the network takes as one argument are an `ImageList`.
+
+    Raises:
+        InputError: If the batch holds no inputs.
+    """
+    return as_taken(model, on_device(inputs_of(batch), device_of(model) if device is None else device))
+
+
+def as_taken(model: nn.Module, inputs: Any) -> Any:
+    """Inputs, with a list of images marked where the network takes it as one argument.
+
+    A list of tensors of shape (C, H, W) is one argument of a network that needs no more than one, as detectors do; so
+    is a tuple of them that is longer than the network has arguments.
+
+    Args:
+        model: The network.
+        inputs: A tensor, a tuple, a list or a mapping.
+
+    Returns:
+        The inputs or, of the same entries, an `ImageList`.
+    """
+    if not isinstance(inputs, tuple | list) or isinstance(inputs, ImageList) or not inputs:
+        return inputs
+    if not all(isinstance(entry, Tensor) and entry.dim() == 3 for entry in inputs):
+        return inputs
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [*inspect.signature(model.forward).parameters.values()]
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
+        return inputs
+    places = [parameter for parameter in parameters if parameter.kind in kinds]
+    needed = sum(parameter.default is inspect.Parameter.empty for parameter in places)
+    alone = needed == 1 if isinstance(inputs, list) else len(inputs) > len(places)
+    return ImageList(inputs) if alone else inputs
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a network on one batch of inputs of its own: what it writes into them is not seen outside.
+
+    Args:
+        model: The network.
+        inputs: A tensor, a tuple of positional arguments, a mapping of keyword arguments, or a list of images (see
+            `as_taken`).
 
     Returns:
         Whatever the network returns.
     """
+    return call_on(model, own(inputs))
+
+
+def call_on(model: nn.Module, inputs: Inputs) -> Any:
+    """Run a network on these very tensors.
+
+    Args:
+        model: The network.
+        inputs: As for `call`.
+
+    Returns:
+        Whatever the network returns.
+    """
+    inputs = as_taken(model, inputs)
+    if isinstance(inputs, ImageList):
+        return model(list(inputs))
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):
@@ -93,14 +133,14 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     return model(inputs)
 
 
-def attempt(who: str, model: nn.Module, inputs: Inputs, number: int) -> Any:
+def attempt(who: str, model: nn.Module, inputs: Inputs, place: str) -> Any:
     """Run a network on a batch, and say where it fails.
 
     Args:
         who: What is asked, and of which network.
         model: The network.
         inputs: One batch.
-        number: Which batch of the calibration set, from 1.
+        place: Which batch, and of what.
 
     Returns:
         What it returns.
@@ -113,9 +153,7 @@ def attempt(who: str, model: nn.Module, inputs: Inputs, number: int) -> Any:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs)]
         reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{who} does not accept batch {number} of calibration, {shapes}: {reason}"
-        ) from error
+        raise InputError(f"{who} does not accept {place}, {shapes}: {reason}") from error
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -140,6 +178,9 @@ def copied(model: nn.Module) -> nn.Module:
 
     Returns:
         The copy; it shares no tensor with `model`.
+
+    Raises:
+        InputError: If it holds something that cannot be copied.
     """
     computed = [
         (module, name, value)
@@ -151,6 +192,8 @@ def copied(model: nn.Module) -> nn.Module:
         for module, name, value in computed:
             setattr(module, name, value.detach())  # deepcopy refuses tensors with a history
         return copy.deepcopy(model)
+    except (TypeError, RuntimeError, AttributeError, ValueError) as error:
+        raise InputError(f"the model cannot be copied (copy.deepcopy): {first_line(error)}") from error
     finally:
         for module, name, value in computed:
             setattr(module, name, value)
@@ -237,20 +280,36 @@ def images_in(inputs: Any) -> int:
     """Number of images of a batch.
 
     Args:
-        inputs: What `inputs_of` returned.
+        inputs: What `inputs_for` returned.
 
     Returns:
-        The length that all its tensors share; 1 where they share none.
+        The length that all its tensors share; of images in a list their number; 1 where they share none.
     """
-    sizes = {len(leaf) for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.dim()}
+    if isinstance(inputs, ImageList):
+        return len(inputs)
+    sizes = {len(leaf) for leaf in tensors_in(inputs) if leaf.dim()}
     return sizes.pop() if len(sizes) == 1 else 1
+
+
+def batch_size(inputs: Any) -> int:
+    """Number of rows of a batch, also where further tensors have other lengths.
+
+    Args:
+        inputs: What `inputs_for` returned.
+
+    Returns:
+        The length of the first tensor that has one; of images in a list their number; 0 where there is none.
+    """
+    if isinstance(inputs, ImageList):
+        return len(inputs)
+    return next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 0)
 
 
 def part_of(inputs: Any, images: slice | Tensor, total: int | None = None) -> Any:
     """Some images of a batch.
 
     Args:
-        inputs: What `inputs_of` returned.
+        inputs: What `inputs_for` returned.
         images: A slice, positions, or one truth value per image.
         total: Images of the batch; None for the length that all its tensors share.
 
@@ -258,13 +317,16 @@ def part_of(inputs: Any, images: slice | Tensor, total: int | None = None) -> An
         The same structure; tensors of another length than `total` are no rows of images and stay whole.
     """
     size = images_in(inputs) if total is None else total
+    if isinstance(inputs, ImageList):
+        chosen = torch.arange(len(inputs))[images.cpu() if isinstance(images, Tensor) else images]
+        return ImageList(inputs[place] for place in chosen.tolist())
 
-    def some(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or len(leaf) != size:
+    def some(leaf: Tensor) -> Tensor:
+        if leaf.dim() == 0 or len(leaf) != size:
             return leaf
         return leaf[images.to(leaf.device) if isinstance(images, Tensor) else images]
 
-    return tree_map(some, inputs)
+    return mapped(some, inputs)
 
 
 def joined_batches(parts: Sequence[Any]) -> Sequence[Any]:
@@ -276,16 +338,19 @@ def joined_batches(parts: Sequence[Any]) -> Sequence[Any]:
     Returns:
         One batch of all images; `parts` where images of different shapes cannot stand in one.
     """
-    leaves = [tree_flatten(part)[0] for part in parts]
-    form = tree_flatten(parts[0])[1]
-    if any(
-        isinstance(a, Tensor) and a.shape[1:] != b.shape[1:]
-        for other in leaves[1:]
-        for a, b in zip(leaves[0], other, strict=True)
-    ):
-        return parts
-    joined = [
-        torch.cat(column) if isinstance(column[0], Tensor) else column[0]
-        for column in zip(*leaves, strict=True)
-    ]
-    return [tree_unflatten(joined, form)]
+    if isinstance(parts[0], ImageList):
+        return [ImageList(image for part in parts for image in part)]
+    leaves = [tensors_in(part) for part in parts]
+    for column in zip(*leaves, strict=True):
+        first = column[0]
+        if any(each.dim() != first.dim() or each.shape[1:] != first.shape[1:] for each in column):
+            return parts
+        if first.dim() == 0 and any(not torch.equal(each, first) for each in column):
+            return parts
+    columns = iter(zip(*leaves, strict=True))
+
+    def joined(leaf: Tensor) -> Tensor:
+        column = next(columns)
+        return torch.cat(column) if leaf.dim() else leaf
+
+    return [mapped(joined, parts[0])]

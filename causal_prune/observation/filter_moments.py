@@ -10,18 +10,19 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from causal_prune.errors import InputError, warn
 from causal_prune.machine import add_up, allowed_memory, fail_together, processes, smallest
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_matrices import channel_dim, flat_weight
 from causal_prune.network.patches import images_at_once, rows_read
 from causal_prune.network.running import (
     Inputs,
     attempt,
+    batch_size,
     call,
+    copied,
     device_of,
+    inputs_for,
     inputs_of,
-    modes_kept,
-    on_device,
-    tensors_in,
 )
 from causal_prune.observation.filter_norms import FeatureMoments, NormFamilies
 from causal_prune.observation.gathering import gather_all
@@ -56,6 +57,7 @@ class FilterMoments:
     notes: tuple[str, ...] = ()
 
 
+@undisturbed
 def observe(
     model: nn.Module, graph: FilterGraph, calibration: Iterable[Any], *, max_memory: int | None = None
 ) -> FilterMoments:
@@ -65,7 +67,7 @@ def observe(
     images, of any size or none, and all return the same moments: those of all images.
 
     Args:
-        model: The dense network that `graph` was traced from; it is run in eval mode and restored.
+        model: The dense network that `graph` was traced from; a copy of it is run in eval mode.
         graph: From `trace`.
         calibration: Batches: tensors, mappings of tensors, or tuples (inputs, labels); labels are not used.
         max_memory: Bytes that the moments may take in each process. Where they would take more, the layers with the
@@ -83,7 +85,7 @@ def observe(
         patch by patch per consumer, whatever the number of images.
     """
     limit = smallest(allowed_memory(max_memory, device_of(model)))
-    collector = _Collector(model, graph, limit)
+    collector = _Collector(copied(model).eval(), graph, limit)
     for note in collector.notes:
         warn(note)
     error: Exception | None = None
@@ -122,12 +124,10 @@ class _Collector:
         self.batch = 1
 
     def run(self, calibration: Iterable[Any]) -> None:
-        device = device_of(self.model)
-        with torch.no_grad(), modes_kept(self.model):
-            self.model.eval()
+        with torch.no_grad():
             for batch in track(calibration, "observe", count=_size):
-                inputs = on_device(inputs_of(batch), device)
-                size = _size(batch)
+                inputs = inputs_for(self.model, batch)
+                size = batch_size(inputs)
                 if size:  # statistics of an empty batch are NaN
                     self.follow(inputs)
                     self.norms.end_batch()
@@ -145,7 +145,9 @@ class _Collector:
         except InputError:
             raise
         except Exception:
-            attempt("observe: the network", self.model, inputs, self.batch)  # is it the batch's fault?
+            attempt(
+                "observe: the network", self.model, inputs, f"batch {self.batch} of calibration"
+            )  # is it the batch's fault?
             raise
 
     def see(self, name: str, module: nn.Module, source: Tensor, out: Tensor) -> None:
@@ -188,7 +190,7 @@ class _Collector:
 
 
 def _size(batch: Any) -> int:
-    return int(tensors_in(inputs_of(batch))[0].shape[0])
+    return batch_size(inputs_of(batch))
 
 
 def _squares(out: Tensor, channel: int) -> Tensor:

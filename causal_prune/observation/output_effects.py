@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 from causal_prune.machine import add_up
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.network.running import call, part_of, tensors_in
+from causal_prune.network.running import call, part_of
+from causal_prune.network.tensor_trees import tensors_in
 
 ONE_IN = 8
 """Of so many images one is looked at, chosen by what it holds, so that it does not matter who reads it, or when."""

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from causal_prune.errors import CausalPruneError, InputError, ParityError, first_line
 from causal_prune.machine import whole_file
-from causal_prune.network.running import Inputs, call, device_of, modes_kept, seeded, tensors_in
+from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.running import Inputs, call_on, copied, device_of, seeded
+from causal_prune.network.tensor_trees import named_tensors, outputs_in, own, tensors_in
 from causal_prune.onnx_files.dynamic_axes import open_axes, other_batch, other_sizes
 from causal_prune.onnx_files.opset import EXPORTED, at_opset, check_opset
 from causal_prune.onnx_files.parity import Parity, check_tolerance, largest_error, parity_of
@@ -29,6 +31,7 @@ _ONE_SIZE = "; dynamic_batch=False exports it for the example's batch size alone
 _ONE_SHAPE = "; dynamic_size=False exports it for the example's height and width alone"
 
 
+@undisturbed
 def export_onnx(
     model: nn.Module,
     path: str | Path,
@@ -88,10 +91,9 @@ def export_onnx(
     device = device_of(model)
     named = _renamed("input", input_names, _named_inputs(example_input, dynamic_batch))
     example = {name: tensor.detach().to(device) for name, tensor in named.items()}
-    flat = _Flat(model, _keywords(example_input), output_names)
+    flat = _Flat(copied(model), _keywords(example_input), output_names)
     form = _Form(dynamic_batch, dynamic_size, opset)
     with (
-        modes_kept(model),
         seeded(0, device),
         torch.no_grad(),
         whole_file(path) as file,
@@ -111,10 +113,11 @@ def export_onnx(
             _parity_with_torch(flat, file, batch, tolerance, form.hint if number > 1 else "")
             for number, batch in enumerate(batches)
         ]
-    outputs = {name: max(parity.outputs[name] for parity in parities) for name in reference}
-    return parity_of(outputs, tolerance)
+    errors = {name: [p.outputs[name] for p in parities if name in p.outputs] for name in reference}
+    return parity_of({name: max(found) for name, found in errors.items() if found}, tolerance)
 
 
+@undisturbed
 def check_form(model: nn.Module, example_input: Inputs, *, dynamic_size: bool, opset: int | None) -> None:
     """Refuse, before long work, what `export_onnx` would refuse after it.
 
@@ -135,8 +138,8 @@ def check_form(model: nn.Module, example_input: Inputs, *, dynamic_size: bool, o
     device = device_of(model)
     example = {name: each.detach().to(device) for name, each in _named_inputs(example_input, False).items()}
     open_axes(example, batch=False, size=True)
-    flat = _Flat(model, _keywords(example_input), None)
-    with modes_kept(model), seeded(0, device), torch.no_grad():
+    flat = _Flat(copied(model), _keywords(example_input), None)
+    with seeded(0, device), torch.no_grad():
         other_sizes(example, flat.eval().named_outputs)
 
 
@@ -169,16 +172,13 @@ class _Flat(nn.Module):
         return tuple(tensors_in(self._nested(inputs)))
 
     def _nested(self, inputs: tuple[Tensor, ...]) -> Any:
-        return call(self.model, dict(zip(self.keywords, inputs, strict=True)) if self.keywords else inputs)
+        return call_on(self.model, dict(zip(self.keywords, inputs, strict=True)) if self.keywords else inputs)
 
     def named_outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The network's output tensors under the names that they get in the file."""
-        nested = self._nested(tuple(inputs.values()))
-        found = _named_outputs(nested, "")
-        if not found:
-            raise InputError(
-                f"the model returned {type(nested).__name__} without a tensor: nothing to export"
-            )
+        nested = self._nested(tuple(own(each) for each in inputs.values()))
+        outputs_in(nested)
+        found = named_tensors(nested, first="output")
         outputs: dict[str, Tensor] = {}
         for name, tensor in found:
             while name in outputs or name in inputs:
@@ -247,19 +247,6 @@ def _named_inputs(example: Inputs, dynamic_batch: bool) -> dict[str, Tensor]:
             f"inputs of shapes {sizes} have no common batch as first dimension: use dynamic_batch=False"
         )
     return named
-
-
-def _named_outputs(value: Any, name: str) -> list[tuple[str, Tensor]]:
-    """Output tensors in the order of `tensors_in`, each named by its place."""
-    if isinstance(value, Tensor):
-        return [(name or "output", value)]
-    if isinstance(value, Mapping):
-        places = [(f"{name}_{key}" if name else str(key), entry) for key, entry in value.items()]
-    elif isinstance(value, tuple | list):
-        places = [(f"{name or 'output'}_{place}", entry) for place, entry in enumerate(value)]
-    else:
-        places = []
-    return [found for place, entry in places for found in _named_outputs(entry, place)]
 
 
 def _converted(

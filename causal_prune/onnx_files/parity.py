@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from causal_prune.errors import InputError, first_line
+from causal_prune.errors import InputError, ParityError, first_line
 from causal_prune.onnx_files.session import common, open_session, random_feed, signature
 
 
@@ -87,12 +87,18 @@ def parity_of(outputs: dict[str, float], tolerance: float) -> Parity:
     """The parity of outputs whose errors are known.
 
     Args:
-        outputs: Error by output, at least one.
+        outputs: Error by output; NaN where it holds no number to compare.
         tolerance: The largest error allowed.
 
     Returns:
         The parity.
+
+    Raises:
+        ParityError: If nothing was compared.
     """
+    outputs = {name: error for name, error in outputs.items() if error == error}
+    if not outputs:
+        raise ParityError("there is no number to compare in what the networks return: nothing was proved")
     largest = max(outputs.values())
     return Parity(largest, tolerance, largest <= tolerance, outputs)
 
@@ -105,7 +111,7 @@ def largest_error(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> float
         other: What it is.
 
     Returns:
-        0 or more; infinite where shapes differ or a value is not finite.
+        0 or more; infinite where shapes differ or a value is not finite; NaN where both are empty.
     """
     if reference.shape != other.shape:
         return math.inf
@@ -113,5 +119,5 @@ def largest_error(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> float
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.inf
     if not a.size:
-        return 0.0
+        return math.nan
     return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))

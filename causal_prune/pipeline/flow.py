@@ -7,6 +7,7 @@ from torch import nn
 
 from causal_prune.comparison import Judged, Rivals, curve_by_share, export_arms, judge, rivals_of, run_arms
 from causal_prune.data import Data
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.pipeline.findings import assemble, write_bundle
 from causal_prune.pipeline.keywords import keywords_of
 from causal_prune.pipeline.options import Options
@@ -32,6 +33,7 @@ class Compressed:
     bundle: Path | None
 
 
+@undisturbed
 @keywords_of(Options)
 def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
     """Make a trained network smaller, and compare it with the same network pruned at random.

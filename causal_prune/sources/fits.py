@@ -6,7 +6,8 @@ from torch.utils.data import DataLoader
 
 from causal_prune.data import Data
 from causal_prune.errors import InputError, one_line
-from causal_prune.network.running import copied, tensors_in
+from causal_prune.network.running import copied
+from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.progress import track
 
 BATCH = 64

@@ -8,11 +8,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from causal_prune.errors import InputError
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.running import copied, fill
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 
 
+@undisturbed
 def load(folder: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
     """Rebuild the compressed network of a bundle, bit for bit and without unpickling anything.
 

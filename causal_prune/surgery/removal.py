@@ -8,6 +8,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.computed_weights import plain_weight, unmask
 from causal_prune.network.layer_kinds import BatchNorm, Convolution, InstanceNorm
 from causal_prune.network.running import copied
@@ -162,6 +163,7 @@ def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(model.get_submodule(path), label, parameter)
 
 
+@undisturbed
 def remove(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """Cut the units that a plan drops out of every layer that makes, carries or reads them.
 

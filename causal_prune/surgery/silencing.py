@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.computed_weights import take_off, unmask
 from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import copied, modes_kept
@@ -110,6 +111,7 @@ def _mask(
     return blocks.reshape(*blocks.shape, *shape[2:]).expand_as(parameter).clone()
 
 
+@undisturbed
 def zero(
     model: nn.Module, plan: PruningPlan, *, where: Literal["filters", "consumers"] = "filters"
 ) -> nn.Module:

@@ -6,19 +6,21 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from causal_prune.errors import InputError
+from causal_prune.errors import CausalPruneError, InputError
+from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.computed_weights import unmask
 from causal_prune.network.running import (
     Inputs,
-    call,
+    as_taken,
+    call_on,
     copied,
     device_of,
     modes_kept,
     on_device,
     seeded,
-    tensors_in,
     train_without_statistics,
 )
+from causal_prune.network.tensor_trees import outputs_in, own, tensors_in
 from causal_prune.tracing.channel_labels import Labels
 from causal_prune.tracing.channel_tracer import ChannelTracer, tensor_names
 from causal_prune.tracing.filter_graph import FilterGraph
@@ -37,6 +39,7 @@ from causal_prune.tracing.trial_cuts import failing_groups
 OUTPUT = "produces an output of the network"
 
 
+@undisturbed
 def trace(
     model: nn.Module, example_input: Inputs, *, freeze: Iterable[str] = (), prove: bool = True
 ) -> FilterGraph:
@@ -77,7 +80,7 @@ def trace(
         raise InputError(f"freeze: there is no module {unknown[0]!r} in the model")
     _refuse(model, example_input)
     plain = unmask(copied(model).eval())
-    inputs = on_device(example_input, device_of(plain))
+    inputs = as_taken(plain, on_device(example_input, device_of(plain)))
     graph = _traced(plain, inputs, tuple(freeze), cautious=False)
     failing = failing_groups(plain, graph, inputs) if prove and graph.prunable else {}
     if failing:
@@ -140,11 +143,13 @@ def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceR
             labelling(tracer, model, record),
             tracer,
         ):
-            for tensor in tensors_in(inputs):
+            given = own(inputs)
+            for tensor in tensors_in(given):
                 tracer.note(tensor, Labels(data=True))
-            outputs = call(model, inputs)
-            for tensor in tensors_in(outputs):
+            for tensor in outputs_in(call_on(model, given)):
                 tracer.freeze(tracer.labels(tensor).ids, OUTPUT)
+    except CausalPruneError:
+        raise
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

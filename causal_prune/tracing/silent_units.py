@@ -13,6 +13,7 @@ from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_kinds import MIXING, Convolution, computes_what_its_type_says
 from causal_prune.network.layer_matrices import channel_dim, flat_weight, groups_of, matrix_of, weight_of
 from causal_prune.network.running import Inputs, call, copied, device_of, modes_kept, seeded
+from causal_prune.network.tensor_trees import mapped
 from causal_prune.surgery import ConstantFold
 from causal_prune.tracing.filter_graph import FilterGraph, Group, Member, Silence
 from causal_prune.tracing.trial_cuts import difference, noise_like
@@ -222,13 +223,7 @@ def _reads(model: nn.Module, graph: FilterGraph, inputs: Inputs, found: dict[str
 
 
 def _louder(inputs: Any) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs * LOUDER if inputs.is_floating_point() else inputs
-    if isinstance(inputs, dict):
-        return {key: _louder(value) for key, value in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        return tuple(_louder(value) for value in inputs)
-    return inputs
+    return mapped(lambda t: t * LOUDER if t.is_floating_point() else t, inputs)
 
 
 @dataclass(frozen=True)

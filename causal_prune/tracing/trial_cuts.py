@@ -13,15 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from causal_prune.network.running import (
-    Inputs,
-    call,
-    copied,
-    device_of,
-    seeded,
-    tensors_in,
-    train_without_statistics,
-)
+from causal_prune.network.comparing import largest_difference
+from causal_prune.network.hooks import outputs_of
+from causal_prune.network.layer_kinds import MIXING
+from causal_prune.network.running import Inputs, call, copied, device_of, seeded, train_without_statistics
+from causal_prune.network.tensor_trees import mapped, outputs_in
 from causal_prune.surgery import Cuts, cut_network, silence_network, silencing_masks
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 
@@ -133,39 +129,51 @@ def _largest_difference(
         for name, mask in silencing_masks(model, cuts, where="filters").items():
             noise = torch.randn_like(parameters[name]) * (1 - mask)
             parameters[name].add_(noise * read[name] if name in read else noise)
-    worst = 0.0
-    smaller = cut_network(model, cuts)
+    worst, smaller, watched = 0.0, cut_network(model, cuts), _uncut(model, cuts)
     with torch.no_grad(), NormalisationOff():
         for prepare in (nn.Module.eval, train_without_statistics) if as_in_training else (nn.Module.eval,):
             for network in (silenced, smaller, noisy):
                 prepare(network)
             for inputs in examples:
-                reference = _outputs(silenced, inputs)
+                reference = _outputs(silenced, inputs, watched)
                 for other in (smaller, noisy):
-                    worst = max(worst, _relative(reference, _outputs(other, inputs)))
+                    worst = max(worst, largest_difference(reference, _outputs(other, inputs, watched)))
     return worst
 
 
 def _change(model: nn.Module, cuts: Cuts, examples: Sequence[Inputs]) -> float:
-    smaller = cut_network(model, cuts).eval()
+    smaller, watched = cut_network(model, cuts).eval(), _uncut(model, cuts)
     with torch.no_grad():
-        pairs = [(_outputs(model.eval(), inputs), _outputs(smaller, inputs)) for inputs in examples]
-    return max(_relative(reference, other) for reference, other in pairs)
+        pairs = [
+            (_outputs(model.eval(), inputs, watched), _outputs(smaller, inputs, watched))
+            for inputs in examples
+        ]
+    return max(largest_difference(reference, other) for reference, other in pairs)
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with seeded(0, device_of(model)):
-        return [tensor.double() for tensor in tensors_in(call(model, inputs)) if tensor.is_floating_point()]
+def _uncut(model: nn.Module, cuts: Cuts) -> tuple[str, ...]:
+    """Layers whose outputs must be the same in a cut network: what they return is compared as well.
+
+    A network may return nothing but the place of the largest score, which a wrong cut need not move.
+    """
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, MIXING) and (name not in cuts.layers or cuts.layers[name].keep_filters is None)
+    )
 
 
-def _relative(reference: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    worst = 0.0
-    for a, b in zip(reference, other, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) if a.numel() else 0.0
-        worst = max(worst, error if error == error else float("inf"))
-    return worst
+def _outputs(model: nn.Module, inputs: Inputs, watched: Sequence[str]) -> list[Tensor]:
+    """What the network returns; where that does not tell all, in front of it what some layers return."""
+    found: list[Tensor] = []
+    layers = {name: model.get_submodule(name) for name in watched}
+    with (
+        seeded(0, device_of(model)),
+        outputs_of(layers, lambda _, __, out: found.append(out.detach().clone())),
+    ):
+        returned = outputs_in(call(model, inputs))
+    telling = all(tensor.is_floating_point() for tensor in returned) and any(t.numel() > 1 for t in returned)
+    return returned if telling else [*found, *returned]
 
 
 class NormalisationOff(TorchFunctionMode):
@@ -233,25 +241,13 @@ def noise_like(inputs: Any) -> Any:
     """Noise in the form of an example.
 
     Args:
-        inputs: A tensor, or a mapping or sequence of such.
+        inputs: What `call` takes.
 
     Returns:
         The same with standard normal values; integers stay, as they may be indices.
     """
-    if isinstance(inputs, Tensor):
-        return torch.randn_like(inputs.float()) if inputs.is_floating_point() else inputs
-    if isinstance(inputs, dict):
-        return {key: noise_like(value) for key, value in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        return tuple(noise_like(value) for value in inputs)
-    return inputs
+    return mapped(lambda t: torch.randn_like(t.float()) if t.is_floating_point() else t, inputs)
 
 
 def _cast(inputs: Any, precision: torch.dtype) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(precision) if inputs.is_floating_point() else inputs
-    if isinstance(inputs, dict):
-        return {key: _cast(value, precision) for key, value in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        return tuple(_cast(value, precision) for value in inputs)
-    return inputs
+    return mapped(lambda t: t.to(precision) if t.is_floating_point() else t, inputs)

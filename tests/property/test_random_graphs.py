@@ -46,7 +46,7 @@ class RandomNet(nn.Module):
         if kind == "conv":
             self.layers[name], new = nn.Conv2d(width, wanted, 3, padding=1, bias=choice % 2 == 0), wanted
         elif kind == "grouped":
-            groups = (2, 4)[choice % 2] if width % 4 == 0 else 2
+            groups = (2, 4)[choice % 2] if width % 4 == 0 else 2 - width % 2
             self.layers[name], new = nn.Conv2d(width, 8, 3, padding=1, groups=groups), 8
         elif kind == "depthwise":
             new = width * (1 + choice % 2) if width * 2 <= LARGEST else width
@@ -64,7 +64,10 @@ class RandomNet(nn.Module):
                 return
             reads, new = (a, b), width + widths[b]
         elif kind == "split":
-            extra = (width // 2, width - width // 2) if choice % 2 else (2, width - 2)
+            if width == 1:
+                return
+            part = width // 2 if choice % 2 else min(2, width - 1)
+            extra = (part, width - part)
             new = extra[choice // 2 % 2]
         self.program.append((name, reads, (kind, extra, choice)))
         widths.append(new)
@@ -91,6 +94,8 @@ def _apply(kind: str, layer: nn.Module, x: list[Tensor], extra: Any, choice: int
         return x[0] * layer(x[0].mean((2, 3), keepdim=True)).sigmoid()
     if kind == "shuffle":
         n, c, h, w = x[0].shape
+        if c % 2:
+            return x[0].flip(1)
         return x[0].view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
     if kind == "split":
         return x[0].split(extra, dim=1)[choice // 2 % 2]

@@ -18,7 +18,8 @@ from torch import nn
 
 from causal_prune.errors import CausalPruneError
 from causal_prune.importance.scores import from_units
-from causal_prune.network.running import call, tensors_in
+from causal_prune.network.running import call
+from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.onnx_files.export import export_onnx
 from causal_prune.planning.unit_choice import plan_widths
 from causal_prune.surgery.cuts import Cuts

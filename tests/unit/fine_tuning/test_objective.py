@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from causal_prune.data.classification import CLASSIFICATION
 from causal_prune.data.regression import regression_task
 from causal_prune.errors import InputError
-from causal_prune.fine_tuning.objective import Objective
+from causal_prune.fine_tuning.objective import Objective, auxiliary_outputs
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.5, -0.5]])
 LABELS = torch.tensor([0, 2])
@@ -47,8 +47,10 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float) -> float:
     return temperature**2 * total / len(logits)
 
 
-def loss(outputs: Any, teacher: nn.Module | None = None, *, share: float = 0.5) -> Tensor:
-    return Objective(CLASSIFICATION, teacher, 3.0, share)(outputs, INPUTS, LABELS, "batch 1")
+def loss(
+    outputs: Any, teacher: nn.Module | None = None, *, share: float = 0.5, auxiliary: tuple[int, ...] = ()
+) -> Tensor:
+    return Objective(CLASSIFICATION, teacher, 3.0, share, auxiliary)(outputs, INPUTS, LABELS, "batch 1")
 
 
 def test_without_a_teacher_it_is_the_loss_of_the_task_whatever_the_share() -> None:
@@ -71,12 +73,13 @@ def test_a_network_like_its_teacher_loses_nothing_against_it() -> None:
 
 
 @pytest.mark.parametrize("taught", [True, False])
-def test_every_further_output_counts_three_tenths(taught: bool) -> None:
+def test_every_auxiliary_output_counts_three_tenths(taught: bool) -> None:
     teacher = Teacher() if taught else None
     second, third = LOGITS.flip(0), -LOGITS
     expected = loss(LOGITS, teacher) + 0.3 * loss(second, teacher) + 0.3 * loss(third, teacher)
     outputs = {"logits": LOGITS, "aux": (second, None), "more": [third]}
-    torch.testing.assert_close(loss(outputs, teacher), expected)
+    torch.testing.assert_close(loss(outputs, teacher, auxiliary=(1, 2)), expected)
+    assert torch.equal(loss(outputs, teacher), loss(LOGITS, teacher))
 
 
 def test_the_teachers_own_further_outputs_are_passed_over() -> None:
@@ -127,12 +130,6 @@ def test_another_task_has_its_own_loss_and_distance() -> None:
             None,
             "model 'tuned' returned str for batch 1: a classifier must return logits (images, at least 2 classes)",
         ),
-        (
-            (LOGITS, LOGITS[:, :1]),
-            LABELS,
-            None,
-            "model 'tuned' returned (2, 1) for batch 1: a classifier must return logits (images, at least 2 classes)",
-        ),
         (LOGITS, torch.tensor([0]), None, "batch 1 has 1 labels, but model 'tuned' returned 2 rows"),
         (
             LOGITS,
@@ -147,3 +144,64 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(text)}$"):
         Objective(CLASSIFICATION, teacher, 4.0, 0.5)(outputs, INPUTS, labels, "batch 1")
+
+
+class Outputs(nn.Module):
+    """Returns what it was told to return, in training and in eval mode."""
+
+    def __init__(self, training: Any, as_used: Any) -> None:
+        super().__init__()
+        self.returned = {True: training, False: as_used}
+
+    def forward(self, x: Tensor) -> Any:
+        return self.returned[self.training]
+
+
+SCORES, EMBEDDING = torch.zeros(2, 3), torch.zeros(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("training", "as_used", "asked", "expected"),
+    [
+        (SCORES, SCORES, (), ()),
+        ((SCORES, SCORES), SCORES, (), (1,)),
+        ((SCORES, None, SCORES), SCORES, (), (1,)),
+        ((SCORES, EMBEDDING), (SCORES, EMBEDDING), (), ()),
+        ((SCORES, SCORES), (SCORES, SCORES), (), ()),
+        ((SCORES, SCORES), (SCORES, SCORES), (1,), (1,)),
+        ((SCORES, EMBEDDING, SCORES), (SCORES, EMBEDDING), (), (2,)),
+        ({"out": SCORES, "aux": SCORES}, {"out": SCORES}, (), (1,)),
+        ({"out": SCORES, "aux": SCORES, "z": EMBEDDING}, {"out": SCORES, "z": EMBEDDING}, (), (1,)),
+    ],
+)
+def test_further_outputs_are_scores_where_only_training_has_them_or_the_caller_says_so(
+    training: Any, as_used: Any, asked: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    net = Outputs(training, as_used).eval()
+    assert auxiliary_outputs(net, INPUTS, asked) == expected
+    assert not net.training
+
+
+@pytest.mark.parametrize(
+    ("training", "as_used", "asked", "text"),
+    [
+        (
+            (SCORES, EMBEDDING),
+            (SCORES, EMBEDDING),
+            (1,),
+            r"auxiliary=1 names output_1, of shape \(2, 5\): the sco",
+        ),
+        ((SCORES, EMBEDDING), (SCORES, EMBEDDING), (2,), "auxiliary=2 is no further output: there are 1$"),
+        (
+            (SCORES, SCORES),
+            {"a": SCORES, "b": SCORES},
+            (),
+            "returns output_0, output_1 in training and a, b in eval",
+        ),
+    ],
+)
+def test_further_outputs_that_cannot_be_scores_are_refused_by_name(
+    training: Any, as_used: Any, asked: tuple[int, ...], text: str
+) -> None:
+    with pytest.raises(InputError, match=f"^fine_tune: .*{text}"):
+        auxiliary_outputs(Outputs(training, as_used), INPUTS, asked)

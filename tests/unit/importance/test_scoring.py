@@ -88,7 +88,9 @@ def test_a_method_is_given_all_that_is_known(traced: Traced, handed_over: list[E
         task=task,
     )
     assert found == FilterScores("stand_in", "", {}, {}), "what the method returns is returned"
-    whole = Evidence(traced.graph, traced.moments, "chain", 9, net, traced.labelled, task)
+    given = handed_over[0].network
+    assert isinstance(given, nn.Identity) and given is not net, "a copy of the network"
+    whole = Evidence(traced.graph, traced.moments, "chain", 9, given, traced.labelled, task)
     assert [vars(evidence) for evidence in handed_over] == [vars(whole)]
 
 

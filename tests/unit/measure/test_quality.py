@@ -83,7 +83,7 @@ def test_modes_return_after_an_error():
 
     model = Failing().train()
 
-    with pytest.raises(RuntimeError, match="broken on purpose"):
+    with pytest.raises(InputError, match="model .net. does not accept batch 1, .*: broken on purpose$"):
         evaluate({"net": model}, [(IMAGES, LABELS)])
 
     assert model.training

@@ -417,7 +417,7 @@ def test_a_network_without_tensor_outputs_is_refused(tmp_path):
         def forward(self, x: Tensor) -> None:
             return None
 
-    with pytest.raises(InputError, match="the model returned NoneType without a tensor"):
+    with pytest.raises(InputError, match="the model returns None in which no tensor is found"):
         export_onnx(Nothing(), tmp_path / "net.onnx", IMAGE)
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, ParityError
 from causal_prune.onnx_files.parity import Parity, check_tolerance, compare_onnx, largest_error, parity_of
 
 Writer = Callable[..., Path]
@@ -36,7 +36,6 @@ def scaled(write_onnx: Writer) -> Writer:
         ([4.0, -8.0], [3.0, -8.0], 0.125),  # beyond, as a share of the largest reference value
         ([0.0], [16.0], 16.0),  # how large the other values are does not count
         ([-2.0, 0.0], [0.0, 0.0], 1.0),
-        ([], [], 0.0),
         ([1.0, math.nan], [1.0, math.nan], math.inf),
         ([math.inf], [math.inf], math.inf),
         ([1.0], [math.inf], math.inf),
@@ -141,3 +140,11 @@ def test_a_file_that_cannot_run_the_batch_is_named_in_one_line(scaled: Writer, t
     with pytest.raises(InputError, match=r"^\S*two\.onnx cannot run a batch of 3: [^\n]+$"):
         compare_onnx(scaled("a.onnx", 1.0), tmp_path / "two.onnx", batch=3)
     assert compare_onnx(scaled("a.onnx", 1.0), tmp_path / "two.onnx", batch=2).max_abs == 0
+
+
+def test_nothing_passes_that_compared_nothing() -> None:
+    assert math.isnan(largest_error(np.zeros((0, 4)), np.zeros((0, 4))))
+    assert parity_of({"boxes": math.nan, "scores": 0.5}, 1.0).outputs == {"scores": 0.5}
+    for empty in ({}, {"boxes": math.nan}):
+        with pytest.raises(ParityError, match="^there is no number to compare"):
+            parity_of(empty, 1.0)
