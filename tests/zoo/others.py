@@ -41,7 +41,12 @@ class Returning(nn.Module):
 
 
 OUTPUTS = tuple(
-    Pattern(f"outputs in {kind}", lambda kind=kind: Returning(kind), X, ("net.stem.0", "net.before.0", "net.after.0"))
+    Pattern(
+        f"outputs in {kind}",
+        lambda kind=kind: Returning(kind),
+        X,
+        ("net.stem.0", "net.before.0", "net.after.0"),
+    )
     for kind in ("dataclass", "object", "integers", "places")
 )
 
