@@ -73,6 +73,11 @@ def inspection_tables(graph: FilterGraph) -> "tuple[Table, ...]":
                 f"{layer.macs:,}",
                 "\n".join(layer.parents) or "the input",
             )
+    for name, other in graph.others.items():
+        if other.macs:
+            layers.add_row(name or "(the network itself)", "other", "", "", f"{other.macs:,}", "")
+    for operation in graph.uncounted:
+        layers.add_row(operation, "other", "", "", "not counted", "")
     frozen = _table("What is not cut", "frozen layer", "reason")
     for name, reason in graph.frozen.items():
         frozen.add_row(name, reason)

@@ -35,8 +35,8 @@ def fine_tune(
     seed: int = 0,
     task: Task = STANDARD_TASK,
     device: str | torch.device = "cpu",
-    masks: Mapping[str, Tensor] | None = None,
     auxiliary: Sequence[int] = (),
+    masks: Mapping[str, Tensor] | None = None,
     label: str = "fine-tune",
 ) -> nn.Module:
     """Train a copy of a network for a few epochs, with the dense network as a teacher if one is given.

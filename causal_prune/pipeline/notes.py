@@ -32,6 +32,8 @@ def notes(data: Data, options: Options, chosen: Chosen) -> Iterator[str]:
             yield f"frozen together, because {group.frozen}: {layers}"
     if any(group.approximate for group in graph.prunable):
         yield "a normalisation over channels makes removal differ from silencing in some layers (approximate)"
+    if graph.uncounted:
+        yield f"not counted in the MACs, as no formula is known: {', '.join(graph.uncounted)}"
     yield from chosen.moments.notes
 
 

@@ -24,6 +24,7 @@ class NetworkCost:
         self, graph: FilterGraph, widths: Mapping[str, int], orders: Mapping[str, Sequence[int]] | None = None
     ) -> None:
         self.layers = graph.layers
+        self.others = graph.others
         self.lost: dict[str, list[tuple[tuple[str, str], list[float]]]] = {}
         self.gone = {group.name: 0 for group in graph.prunable}
         self.kept: dict[tuple[str, str], float] = {}
@@ -34,7 +35,7 @@ class NetworkCost:
                     _lost(member, group.size, None if orders is None else orders[group.name]),
                 )
                 for member in group.members
-                if member.layer in graph.layers
+                if member.layer in graph.layers or member.layer in graph.others
             ]
             self.remove(group.name, group.size - widths[group.name])
 
@@ -54,11 +55,14 @@ class NetworkCost:
         """Cost of one layer.
 
         Args:
-            name: Of the layer.
+            name: Of the layer, or of a module or bare parameter that is none.
 
         Returns:
             Multiply-accumulates and parameters.
         """
+        if name in self.others:
+            other = self.others[name]
+            return float(other.macs), other.params * self.kept.get((name, "out"), 1.0)
         layer = self.layers[name]
         rows = self.kept.get((name, "out"), 1.0)
         columns = 1.0 if layer.grouping == "blocks" else self.kept.get((name, "in"), 1.0)
@@ -66,13 +70,13 @@ class NetworkCost:
         return layer.macs * rows * columns, rows * ((layer.params - biases) * columns + biases)
 
     def total(self) -> tuple[float, float]:
-        """Cost of all layers.
+        """Cost of the whole network.
 
         Returns:
             Multiply-accumulates and parameters.
         """
         macs, params = 0.0, 0.0
-        for name in self.layers:
+        for name in (*self.layers, *self.others):
             m, p = self.of_layer(name)
             macs, params = macs + m, params + p
         return macs, params
@@ -109,7 +113,7 @@ def cost(
         orders: As in `NetworkCost`.
 
     Returns:
-        Both numbers, of convolutions, linear and normalisation layers.
+        Both numbers, of all that the network computes and keeps.
     """
     return NetworkCost(graph, widths, orders).total()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from causal_prune.network.operation_costs import count_operation
 from causal_prune.tracing.channel_labels import FIXED, Labels, LabelSets, Regions, compact, varying_dims
 
 LARGEST_PARAMETER = 4_000_000
@@ -65,6 +66,9 @@ class ChannelTracer(TorchDispatchMode):
         self.stack: list[str] = []
         self.branching: set[str] = set()
         self.inside_layer = 0
+        self.counting = True
+        self.macs: dict[str, int] = {}
+        self.uncounted: dict[tuple[str, str], None] = {}
         self._cautious = cautious
         self._names = names
         self._rule_of = rule_of
@@ -166,6 +170,9 @@ class ChannelTracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if self.counting:
+            module = self.stack[-1] if self.stack else ""
+            count_operation(self.macs, self.uncounted, module, func, args, kwargs, out)
         if not self.inside_layer:
             operation = Operation(self, func, args, kwargs, out)
             rigid = self._rule_of(func)(operation)

@@ -145,8 +145,8 @@ class Layer:
         inputs: Input channels; 0 for layers that mix nothing.
         grouping: "dense", or how a grouped layer is cut: whole "blocks" or equal "positions" of every block.
         groups: Number of groups of a grouped convolution; 1 otherwise.
-        macs: Multiply-accumulates for one image.
-        params: Number of weights and biases.
+        macs: Multiply-accumulates for one image of the example, however many rows of it the layer reads.
+        params: Number of parameters, those shared with an earlier layer left out.
         parents: Convolutions and linear layers whose outputs reach it without passing another one.
     """
 
@@ -158,6 +158,19 @@ class Layer:
     macs: int
     params: int
     parents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a module that is no known layer, or a bare parameter, costs.
+
+    Attributes:
+        macs: Multiply-accumulates for one image of the example.
+        params: Number of parameters.
+    """
+
+    macs: int
+    params: int
 
 
 @dataclass(frozen=True)
@@ -232,6 +245,9 @@ class FilterGraph:
         adapters: Where channels are picked or put back around functions that count them by position.
         trains_more: Whether some layers run only in training.
         silence: What is constant already.
+        others: By module or bare parameter what is computed and kept outside these layers: recurrent layers, products
+            of attention, weights of the user's own. Only bare parameters that belong to a group become smaller.
+        uncounted: Operations that multiply in a way that is not known, with their modules.
     """
 
     layers: Mapping[str, Layer]
@@ -241,6 +257,8 @@ class FilterGraph:
     adapters: tuple[Adapter, ...] = ()
     trains_more: bool = False
     silence: Silence = field(default_factory=Silence)
+    others: Mapping[str, Cost] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -335,6 +353,8 @@ class FilterGraph:
             "groups": [asdict(group) for group in self.groups],
             "chain": {name: list(parents) for name, parents in self.chain.items()},
             "frozen": dict(self.frozen),
+            "others": {name: asdict(cost) for name, cost in self.others.items()},
+            "uncounted": list(self.uncounted),
             "silent": {name: list(units) for name, units in self.silence.units.items()},
             "adapters": [
                 {key: value for key, value in asdict(a).items() if key != "owners"} for a in self.adapters

@@ -6,26 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.network.layer_kinds import MIXING
+from causal_prune.network.operation_costs import named_uncounted
 from causal_prune.tracing.channel_labels import FIXED
 from causal_prune.tracing.channel_tracer import ChannelTracer
-from causal_prune.tracing.filter_graph import Adapter, FilterGraph, Form, Group, Layer, Member, Role
+from causal_prune.tracing.filter_graph import Adapter, Cost, FilterGraph, Form, Group, Layer, Member, Role
 from causal_prune.tracing.layer_rules import LayerRecord, TraceRecord
 
 
-def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord) -> FilterGraph:
+def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, images: int = 1) -> FilterGraph:
     """Build the graph from united and frozen labels.
 
     Args:
         model: The network that was run.
         tracer: What the run has left, with all ties made.
         record: What the layers were.
+        images: Of the batch that was run.
 
     Returns:
         The graph, not proved yet.
     """
     dims = {name: _parameter_dim(tracer, name) for name in tracer.parameters}
     find, reason = tracer.sets.find, tracer.sets.reason
-    layers = {name: _layer(record.modules[name], layer) for name, layer in record.layers.items()}
+    costs = _costs(model, tracer, record, images)
+    layers = {
+        name: _layer(record.modules[name], layer, costs.pop(name)) for name, layer in record.layers.items()
+    }
     family: dict[int, int] = {}
     for name, layer in record.layers.items():
         if layers[name].inputs:
@@ -53,8 +58,33 @@ def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord) -> Fi
     groups.sort(key=lambda group: group.frozen is not None)
     adapters = tuple(_adapters(tracer, owners))
     return FilterGraph(
-        layers, tuple(groups), _chain(model), _frozen_layers(tracer, record), adapters, record.trains_more
+        layers,
+        tuple(groups),
+        _chain(model),
+        _frozen_layers(tracer, record),
+        adapters,
+        record.trains_more,
+        others=costs,
+        uncounted=named_uncounted(tracer.uncounted),
     )
+
+
+def _costs(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, images: int) -> dict[str, Cost]:
+    """What every layer costs, and what other modules and bare parameters do; shared parameters count once."""
+    macs = {name: round(count / images) for name, count in tracer.macs.items()}
+    params = dict.fromkeys(record.layers, 0)
+    for name, parameter in model.named_parameters():
+        owner = (
+            name.partition(".parametrizations.")[0]
+            if ".parametrizations." in name
+            else name.rpartition(".")[0]
+        )
+        key = owner if owner in record.layers else name
+        params[key] = params.get(key, 0) + parameter.numel()
+    return {
+        name: Cost(macs.get(name, 0), params.get(name, 0))
+        for name in (*params, *(macs.keys() - params.keys()))
+    }
 
 
 def _adapters(tracer: ChannelTracer, owners: Mapping[int, tuple[str, int]]) -> Iterator[Adapter]:
@@ -116,7 +146,7 @@ def _join(tracer: ChannelTracer, family: dict[int, int], roots: list[int]) -> No
             family[max(a, b)] = min(a, b)
 
 
-def _layer(module: nn.Module, record: LayerRecord) -> Layer:
+def _layer(module: nn.Module, record: LayerRecord, cost: Cost) -> Layer:
     groups = getattr(module, "groups", 1) if record.kind == "conv" else getattr(module, "num_groups", 1)
     return Layer(
         record.kind,
@@ -124,8 +154,8 @@ def _layer(module: nn.Module, record: LayerRecord) -> Layer:
         len(record.in_labels),
         record.grouping,
         groups,
-        record.macs,
-        sum(p.numel() for p in module.parameters(recurse=False)),
+        cost.macs,
+        cost.params,
         tuple(sorted(record.parents)),
     )
 

@@ -34,7 +34,6 @@ class LayerRecord:
         out_labels: Label of every filter, or of every channel that a normalisation carries.
         in_labels: Label of every input channel that the layer mixes; empty for layers that mix nothing.
         parents: Layers whose outputs reach it without passing another one.
-        macs: Multiply-accumulates for one image, over all calls.
         approximate: Whether a cut changes the layer's statistics over channels.
     """
 
@@ -44,7 +43,6 @@ class LayerRecord:
     out_labels: list[int] = field(default_factory=list)
     in_labels: list[int] = field(default_factory=list)
     parents: set[str] = field(default_factory=set)
-    macs: int = 0
     approximate: bool = False
 
 
@@ -57,8 +55,9 @@ class TraceRecord:
         layers: Records by layer name, in order of execution.
         cut_regions: Regions whose tensors a layer reads or writes cut, with the labels that it reads or writes.
         opaque: Why a layer that ran is not understood, by name.
-        counting: Whether multiply-accumulates and parents are taken down.
+        counting: Whether parents are taken down.
         trains_more: Whether the network was run as in training as well.
+        unbatched: Whether a layer has read a single image, without a dimension for the batch.
     """
 
     modules: Mapping[str, nn.Module]
@@ -67,6 +66,7 @@ class TraceRecord:
     opaque: dict[str, str] = field(default_factory=dict)
     counting: bool = True
     trains_more: bool = False
+    unbatched: bool = False
 
     @property
     def unreached(self) -> list[str]:
@@ -242,14 +242,9 @@ def _record_mixing(
     read = _channels(tracer, known.ids, channel) if known.ids is not None else [FIXED] * source.shape[channel]
     first = name not in record.layers
     layer = record.layers.setdefault(name, LayerRecord("linear" if linear else "conv"))
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    images = 1 if channel == 0 else source.shape[0]
-    # every weight is used once for each output position, of a transposed convolution for each input position
-    positions = source if getattr(module, "transposed", False) else out
+    record.unbatched |= channel == 0 and known.data
     if record.counting:
         layer.parents |= known.parents
-        layer.macs += positions.numel() // positions.shape[channel] // max(images, 1) * weight.numel()
     _tie(tracer, layer.in_labels, read, name)
     if first:
         layer.in_labels = read

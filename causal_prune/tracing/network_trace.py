@@ -9,9 +9,11 @@ from torch import nn
 from causal_prune.errors import CausalPruneError, InputError
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.computed_weights import unmask
+from causal_prune.network.operation_costs import without_fused_attention
 from causal_prune.network.running import (
     Inputs,
     as_taken,
+    batch_size,
     call_on,
     copied,
     device_of,
@@ -131,7 +133,7 @@ def _traced(model: nn.Module, inputs: Inputs, freeze: tuple[str, ...], *, cautio
             tracer.sets.freeze(layer.out_labels, "frozen by the caller")
     join_calls(tracer)
     settle_regions(tracer, record)
-    return graph_of(model, tracer, record)
+    return graph_of(model, tracer, record, 1 if record.unbatched else max(batch_size(inputs), 1))
 
 
 def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceRecord) -> None:
@@ -140,6 +142,7 @@ def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceR
             torch.no_grad(),
             seeded(0, device_of(model)),
             modes_kept(model),
+            without_fused_attention(),
             labelling(tracer, model, record),
             tracer,
         ):
@@ -158,7 +161,7 @@ def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceR
 
 def _run_as_in_training(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceRecord) -> None:
     """Follow the channels into heads that run only in training; they must fit after a cut as well."""
-    record.counting = False
+    record.counting = tracer.counting = False
     train_without_statistics(model)
     try:
         _run(model, inputs, tracer, record)

@@ -1,5 +1,7 @@
 """What narrower networks cost: products counted one by one, and the networks themselves counted after the cut."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,20 +55,64 @@ def test_the_cost_is_that_of_the_network_when_it_is_cut(name: str) -> None:
         assert cost(graph, widths) == pytest.approx((small.macs, small.params), rel=1e-9)
 
 
-def test_bare_parameters_are_not_counted() -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
-            self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+class Scaled(nn.Module):
+    """A parameter of its own between two convolutions, and one that meets no channel."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.second(self.first(x) * self.gamma)
-            return out
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.gamma, self.shift = nn.Parameter(torch.ones(8, 1, 1)), nn.Parameter(torch.ones(5))
 
-    graph = trace(Scaled(), torch.zeros(1, 3, 2, 2))
-    assert cost(graph, {"first": 8}) == (4 * (24 + 16), 32 + 18)
-    assert cost(graph, {"first": 3}) == (4 * (9 + 6), 12 + 8)
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x) * self.gamma) + self.shift.sum()
+        return out
+
+
+class Recurrent(nn.Module):
+    """Convolutions, a recurrent layer and a product of attention: most of it is none of the known layers."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.cells = kind(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.cell = nn.GRUCell(10, 4)
+        self.head = nn.Linear(14, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.second(self.first(x).relu()).flatten(2).transpose(1, 2)
+        seen = self.cells(steps)[0]
+        mixed = nn.functional.scaled_dot_product_attention(seen[:, None], seen[:, None], seen[:, None])[:, 0]
+        weights = torch.einsum("btc,bsc->bts", mixed, seen).softmax(-1)
+        pooled = (weights @ mixed).mean(1)
+        out: Tensor = self.head(torch.cat((pooled, self.cell(pooled)), 1))
+        return out
+
+
+def by_hand(positions: int) -> int:
+    """Multiply-accumulates of the recurrent layers and the products of `Recurrent`, for an LSTM."""
+    layers = sum(2 * positions * 4 * 5 * (wide + 5) for wide in (6, 10))
+    attention = 2 * positions * positions * 10
+    return layers + attention + 2 * positions * positions * 10 + 3 * 4 * (10 + 4)
+
+
+def test_recurrent_layers_and_products_count_in_the_plan_and_in_the_report() -> None:
+    net, example = Recurrent(), torch.randn(2, 3, 8, 8)
+    graph, measured = trace(net, example), count_cost(net, example)
+    layers = sum(layer.macs for layer in graph.layers.values())
+    assert sum(other.macs for other in graph.others.values()) == by_hand(16) == measured.macs - layers
+    assert cost(graph, whole(graph)) == (measured.macs, measured.params)
+    small = count_cost(cut_network(net, graph.cuts({"first": range(3)})), example)
+    assert cost(graph, {"first": 3}) == pytest.approx((small.macs, small.params), rel=1e-9)
+
+
+@pytest.mark.parametrize("make", [Scaled, lambda: Recurrent(nn.GRU), lambda: Recurrent(nn.RNN)])
+def test_what_is_no_layer_counts_too(make: Callable[[], nn.Module]) -> None:
+    net, example = make(), torch.zeros(2, 3, 8, 8)
+    graph = trace(net, example)
+    dense = count_cost(net, example)
+    assert cost(graph, whole(graph)) == (dense.macs, dense.params)
+    small = count_cost(cut_network(net, graph.cuts({"first": range(3)})), example)
+    assert cost(graph, {"first": 3}) == pytest.approx((small.macs, small.params), rel=1e-9)
 
 
 def test_units_that_go_and_come_back_leave_the_cost_of_what_is_there(chain: FilterGraph) -> None:

@@ -11,11 +11,12 @@ from causal_prune.tracing.layer_rules import LayerRecord, TraceRecord
 
 
 def built(tracer: ChannelTracer, net: nn.Module, layers: dict[str, LayerRecord]) -> FilterGraph:
-    return graph_of(net, tracer, TraceRecord(dict(net.named_modules()), layers))
+    tracer.macs = dict.fromkeys(layers, 14)
+    return graph_of(net, tracer, TraceRecord(dict(net.named_modules()), layers), images=2)
 
 
 def conv(out: list[int], read: list[int], *parents: str) -> LayerRecord:
-    return LayerRecord("conv", out_labels=out, in_labels=read, parents=set(parents), macs=7)
+    return LayerRecord("conv", out_labels=out, in_labels=read, parents=set(parents))
 
 
 def chain_of_three(tracer: ChannelTracer) -> tuple[nn.Module, dict[str, LayerRecord]]:

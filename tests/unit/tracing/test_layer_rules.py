@@ -18,6 +18,7 @@ def followed(net: nn.Module, *inputs: Tensor, counting: bool = True) -> tuple[Ch
     """What a network has left that ran once."""
     record = TraceRecord(dict(net.named_modules()), counting=counting)
     tracer = ChannelTracer({}, lambda func: rule_of(func, record))
+    tracer.counting = counting
     with torch.no_grad(), labelling(tracer, net, record), tracer:
         for tensor in inputs:
             tracer.note(tensor, Labels(data=True))
@@ -79,15 +80,15 @@ def macs_by_hand(layer: nn.Module, x: Tensor) -> int:
     ],
 )
 def test_multiply_accumulates_are_those_of_one_image(layer: nn.Module, shape: tuple[int, ...]) -> None:
-    _, record = followed(nn.Sequential(layer), torch.ones(shape))
-    assert record.layers["0"].macs == macs_by_hand(layer, torch.ones(shape))
-    _, record = followed(nn.Sequential(layer), torch.ones(shape), counting=False)
-    assert record.layers["0"].macs == 0 and len(record.layers["0"].out_labels) > 0
+    tracer, record = followed(nn.Sequential(layer), torch.ones(shape))
+    assert tracer.macs == {"0": shape[0] * macs_by_hand(layer, torch.ones(shape))} and not record.unbatched
+    tracer, record = followed(nn.Sequential(layer), torch.ones(shape), counting=False)
+    assert tracer.macs == {} and len(record.layers["0"].out_labels) > 0
 
 
 def test_an_image_without_a_batch_counts_as_one() -> None:
-    _, record = followed(nn.Sequential(nn.Conv2d(2, 3, 3)), torch.ones(2, 6, 6))
-    assert record.layers["0"].macs == 16 * 3 * 2 * 9
+    tracer, record = followed(nn.Sequential(nn.Conv2d(2, 3, 3)), torch.ones(2, 6, 6))
+    assert tracer.macs == {"0": 16 * 3 * 2 * 9} and record.unbatched
     assert len(record.layers["0"].in_labels) == 2 and len(record.layers["0"].out_labels) == 3
 
 
@@ -166,7 +167,7 @@ def test_a_second_call_ties_what_is_read_to_what_the_first_read() -> None:
     stem, again = record.layers["stem"], record.layers["again"]
     together = stem.out_labels + again.out_labels
     assert sets_of(tracer, together) == [[0, 3], [1, 4], [2, 5]]
-    assert again.parents == {"stem", "again"} and again.macs == 2 * 4 * 9
+    assert again.parents == {"stem", "again"} and tracer.macs["again"] == 2 * 2 * 4 * 9
     assert record.unreached == ["idle"]
 
 
@@ -183,8 +184,8 @@ class Own(nn.Conv2d):
 
 def test_a_layer_with_a_forward_of_its_own_is_recorded_where_it_uses_its_weight() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 1), Own(2, 3, 2))
-    _, record = followed(net, torch.ones(2, 1, 3, 3))
-    assert record.layers["1"].in_labels == [1, 2] and record.layers["1"].macs == 4 * 3 * 2 * 4
+    tracer, record = followed(net, torch.ones(2, 1, 3, 3))
+    assert record.layers["1"].in_labels == [1, 2] and tracer.macs["1"] == 2 * 4 * 3 * 2 * 4
     assert record.layers["1"].parents == {"0"} and record.opaque == {}
 
 
