@@ -17,13 +17,13 @@ from causal_prune.compensation.reestimation import check_same_task, normalisatio
 from causal_prune.errors import InputError, warn
 from causal_prune.machine import allowed_memory
 from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.row_groups import groups_in, row_groups_of, rows_together
 from causal_prune.network.running import (
     attempt,
+    batch_size,
     copied,
     device_of,
-    images_in,
     joined_batches,
-    part_of,
     seeded,
 )
 from causal_prune.progress import track
@@ -198,10 +198,11 @@ def _walk(
     batches: Sequence[Any] = [inputs for _, inputs in numbered(pruned, calibration, device)]
     if not batches:
         raise InputError("compensate: calibration has no batch: give at least 2 images")
-    paths = _common_paths(pruned, dense, batches[0])
+    together = rows_together(dense, batches[0])
+    paths = _common_paths(pruned, dense, batches[0], together)
     cuts = _known_cuts(pruned, dense)
-    batches = _affordable(batches, paths, max_memory)
-    parts = list(_parts(batches))
+    batches = _affordable(batches, paths, max_memory, together)
+    parts = list(_parts(batches, together))
     if not any(held_out for _, held_out in parts):
         warn(
             f"compensate: calibration has no batch of {HELD_OUT} images to hold some out: refits are "
@@ -249,8 +250,8 @@ def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:
     return Cuts({}, {})
 
 
-def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPaths:
-    few = part_of(inputs, slice(0, 2))
+def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any, together: int) -> OutputPaths:
+    few = row_groups_of(inputs, slice(0, 2), together)
     outputs = attempt("compensate: the pruned network", pruned, few, "batch 1 of calibration")
     check_same_task(dense, few, outputs)
     ours, theirs = output_paths(pruned, few), output_paths(dense, few)
@@ -272,16 +273,16 @@ def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any) -> OutputPat
     return OutputPaths(ours.calls, norms, frozenset(sums), widest, rectified, feeders)
 
 
-def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> Sequence[Any]:
+def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int, together: int) -> Sequence[Any]:
     """The first batches, as many as may live at once: input, output and residual of both networks at one layer."""
-    sizes = [images_in(batch) for batch in batches]
+    sizes = [batch_size(batch) for batch in batches]
     allowed = int(max_memory / max(LIVING * paths.widest_bytes, 1))
     if sum(sizes) <= allowed:
         return batches
     count = max(1, sum(total <= allowed for total in accumulate(sizes)))
     chosen = [*batches[:count]]
     if sizes[0] > allowed:
-        chosen = [part_of(batches[0], slice(0, max(1, allowed)))]
+        chosen = [row_groups_of(batches[0], slice(0, max(1, allowed // together)), together)]
     warn(
         f"compensate: {max_memory / 2**20:,.0f} MiB hold the activations of {allowed} of {sum(sizes)} calibration "
         "images: the others are not used"
@@ -289,16 +290,16 @@ def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int) -> 
     return chosen
 
 
-def _parts(batches: Sequence[Any]) -> Iterator[tuple[Any, bool]]:
-    """Every batch without each eighth image, and then those images."""
+def _parts(batches: Sequence[Any], together: int) -> Iterator[tuple[Any, bool]]:
+    """Every batch without each eighth image (or group of rows that belong together), and then those images."""
     last = []
     for batch in batches:
-        size = images_in(batch)
+        size = groups_in(batch, together)
         if size < HELD_OUT:
             yield batch, False
             continue
         chosen = torch.arange(size) % HELD_OUT == HELD_OUT - 1
-        yield part_of(batch, ~chosen), False
-        last.append(part_of(batch, chosen))
+        yield row_groups_of(batch, ~chosen, together), False
+        last.append(row_groups_of(batch, chosen, together))
     for group in [last[k : k + HELD_OUT] for k in range(0, len(last), HELD_OUT)]:
         yield from ((part, True) for part in joined_batches(group))

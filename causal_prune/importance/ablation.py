@@ -21,7 +21,8 @@ from causal_prune.machine import whole_file
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.hooks import hooked
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.network.running import attempt, copied, device_of, inputs_for, part_of
+from causal_prune.network.row_groups import rows_of_labels
+from causal_prune.network.running import attempt, copied, device_of, inputs_for
 from causal_prune.progress import track
 from causal_prune.tracing import FilterGraph, Group
 
@@ -224,7 +225,7 @@ def _parts(
         inputs = inputs_for(network, batch)
         for start in range(0, len(labels), most):
             some = slice(start, min(start + most, len(labels)))
-            yield part, part_of(inputs, some, len(labels)), labels[some]
+            yield part, rows_of_labels(inputs, torch.arange(some.start, some.stop), len(labels)), labels[some]
             part += 1
 
 

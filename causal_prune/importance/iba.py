@@ -56,7 +56,10 @@ def score(evidence: Evidence) -> FilterScores:
 
 
 def _losses(task: Task, labels: Tensor, output: object) -> Tensor:
-    return task.losses(task.answers(output, "dense", "the images that are analysed"), labels, "none")
+    place = "the images that are analysed"
+    answers = task.answers(output, "dense", place)
+    task.check(labels.cpu(), answers, "dense", place)
+    return task.losses(answers, labels, "none")
 
 
 def _spread(batches: Labelled, task: Task) -> tuple[Tensor, Tensor]:

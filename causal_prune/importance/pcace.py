@@ -15,15 +15,16 @@ from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.network.hooks import outputs_of
+from causal_prune.network.row_groups import rows_of_labels
 from causal_prune.network.running import (
     as_taken,
+    batch_size,
     call,
     device_of,
     inputs_of,
     joined_batches,
     modes_kept,
     on_device,
-    part_of,
 )
 from causal_prune.progress import track
 
@@ -159,7 +160,7 @@ def _chosen(images: Labelled, label: int, task: Task) -> Iterator[object]:
         places = (labels == label).nonzero().flatten()[:left]
         if len(places):
             left -= len(places)
-            yield part_of(inputs_of(batch), places, len(labels))
+            yield rows_of_labels(inputs_of(batch), places, len(labels))
 
 
 def _components(
@@ -170,6 +171,11 @@ def _components(
     found: dict[str, list[list[Array]]] = {}
 
     def see(name: str, module: nn.Module, output: Tensor) -> None:
+        if len(output) != batch_size(inputs):
+            raise InputError(
+                f"importance 'pcace' needs one row per image, and {name} returns {len(output)} "
+                f"for {batch_size(inputs)} rows of the batch: choose another one"
+            )
         channel = output.dim() - 1 if isinstance(module, nn.Linear) else 1
         maps = output.detach().movedim(channel, 0).flatten(2 if output.dim() > 2 else 1)
         rows = maps.reshape(maps.shape[0], len(output), -1)
@@ -182,6 +188,11 @@ def _components(
         network.eval()
         logits = task.answers(
             call(network, as_taken(network, on_device(inputs, device))), "dense", "the class"
+        )
+    if len(logits) != batch_size(inputs):
+        raise InputError(
+            f"importance 'pcace' needs one row per answer: the network returns {len(logits)} "
+            f"for {batch_size(inputs)} rows of the batch: choose another one"
         )
     task.check(torch.full((len(logits),), label), logits, "dense", "the class")
     return found, logits[:, label].double().cpu().numpy()

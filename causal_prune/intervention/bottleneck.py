@@ -267,7 +267,12 @@ class InformationBottleneck:
         generator = torch.Generator(device).manual_seed(self._seed)
         found: list[Tensor] = []
 
-        def replace(_: str, __: nn.Module, output: Tensor) -> Tensor:
+        def replace(name: str, __: nn.Module, output: Tensor) -> Tensor:
+            if len(output) != len(repeated):
+                raise InputError(
+                    f"analyze: {name} returns {len(output)} rows for {len(repeated)} images; "
+                    "a bottleneck needs one for each"
+                )
             restricted, capacity = self._restricted(output, alpha, self._copies, generator)
             found.append(capacity)
             return restricted

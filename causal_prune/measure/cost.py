@@ -8,6 +8,7 @@ from torch import nn
 from causal_prune.errors import InputError, first_line
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.operation_costs import OperationCounter, named_uncounted, without_fused_attention
+from causal_prune.network.row_groups import row_groups_of, rows_together
 from causal_prune.network.running import (
     Inputs,
     as_taken,
@@ -16,7 +17,6 @@ from causal_prune.network.running import (
     copied,
     device_of,
     on_device,
-    part_of,
     seeded,
 )
 
@@ -71,7 +71,8 @@ def count_cost(model: nn.Module, example_input: Inputs) -> Cost:
     if not batch_size(inputs):
         raise InputError("example_input holds no image: give a tensor, a tuple or a mapping of (batch, ...)")
     device = device_of(model)
-    one = part_of(inputs, slice(0, 1), batch_size(inputs))
+    together = rows_together(model, inputs)
+    one = row_groups_of(inputs, slice(0, 1), together)
     counter = OperationCounter(model)
     with seeded(0, device), torch.no_grad(), without_fused_attention(), counter:
         try:
@@ -79,4 +80,5 @@ def count_cost(model: nn.Module, example_input: Inputs) -> Cost:
         except Exception as error:
             raise InputError(f"the model cannot run example_input: {first_line(error)}") from error
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(sum(counter.macs.values()), params, counter.macs, named_uncounted(counter.uncounted))
+    macs = {name: round(count / together) for name, count in counter.macs.items()}
+    return Cost(sum(macs.values()), params, macs, named_uncounted(counter.uncounted))

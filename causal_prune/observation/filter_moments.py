@@ -14,6 +14,7 @@ from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_matrices import channel_dim, flat_weight
 from causal_prune.network.patches import images_at_once, rows_read
+from causal_prune.network.row_groups import interleaved
 from causal_prune.network.running import (
     Inputs,
     attempt,
@@ -122,6 +123,8 @@ class _Collector:
         self.effects = OutputEffects(model, {name: graph.layers[name].filters for name in self.reads})
         self.images = 0
         self.batch = 1
+        self.apart: frozenset[str] = frozenset()
+        self.asked = False
 
     def run(self, calibration: Iterable[Any]) -> None:
         with torch.no_grad():
@@ -130,7 +133,7 @@ class _Collector:
                 size = batch_size(inputs)
                 if size:  # statistics of an empty batch are NaN
                     self.follow(inputs)
-                    self.norms.end_batch()
+                    self.end_norms(inputs, size)
                     self.effects.see(inputs)
                     self.batch += 1
                 self.images += size
@@ -149,6 +152,14 @@ class _Collector:
                 "observe: the network", self.model, inputs, f"batch {self.batch} of calibration"
             )  # is it the batch's fault?
             raise
+
+    def end_norms(self, inputs: Inputs, images: int) -> None:
+        """Count the norms per image, also of layers that read several rows of each."""
+        others = self.norms.layers_with_other_rows(images)
+        if others and not self.asked:
+            self.apart = interleaved(self.model, inputs, {name: self.modules[name] for name in others})
+            self.asked = True
+        self.norms.end_batch(images, self.apart)
 
     def see(self, name: str, module: nn.Module, source: Tensor, out: Tensor) -> None:
         channel = channel_dim(module, out)

@@ -1,11 +1,12 @@
 """Joint moments of the Frobenius norms of filters: what the documented score needs."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from causal_prune.network.row_groups import per_image
 from causal_prune.observation.gathering import Gathering, Moments, gather_all
 from causal_prune.tracing import FilterGraph
 
@@ -92,14 +93,34 @@ class NormFamilies:
         """
         self._squares[name] = self._squares[name] + squares if name in self._squares else squares
 
-    def end_batch(self) -> None:
-        """Count the images of the batch."""
+    def layers_with_other_rows(self, images: int) -> list[str]:
+        """Convolutions that returned another number of rows than the batch has images.
+
+        Args:
+            images: Of the batch.
+
+        Returns:
+            Their names.
+        """
+        return [name for name, squares in self._squares.items() if len(squares) != images]
+
+    def end_batch(self, images: int | None = None, apart: Container[str] = ()) -> None:
+        """Count the images of the batch.
+
+        Args:
+            images: How many; None for as many as the layers returned rows.
+            apart: Layers of which the rows of one image stand apart (see `row_groups`).
+        """
+        if images is not None:
+            self._squares = {
+                name: per_image(squares, images, apart=name in apart)
+                for name, squares in self._squares.items()
+            }
         for family, gathering in zip(self._families, self._gathered, strict=True):
             known = [self._squares[name] for name in family if name in self._squares]
-            images = known[0].shape[0] if known else 0
-            if images:
+            if known:
                 columns = [
-                    self._squares.get(name, known[0].new_zeros(images, self._filters[name]))
+                    self._squares.get(name, known[0].new_zeros(len(known[0]), self._filters[name]))
                     for name in family
                 ]
                 gathering.add(torch.cat(columns, dim=1).sqrt()[None, :, None])

@@ -7,13 +7,13 @@ from zlib import crc32
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from causal_prune.machine import add_up
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.layer_matrices import channel_dim
-from causal_prune.network.running import call, part_of
-from causal_prune.network.tensor_trees import tensors_in
+from causal_prune.network.row_groups import groups_in, row_groups_of, rows_together
+from causal_prune.network.running import batch_size, call
+from causal_prune.network.tensor_trees import ImageList, tensors_in
 
 ONE_IN = 8
 """Of so many images one is looked at, chosen by what it holds, so that it does not matter who reads it, or when."""
@@ -40,6 +40,7 @@ class OutputEffects:
         self.modules = dict(model.named_modules())
         self.squares = {name: torch.zeros(count, dtype=torch.float64) for name, count in filters.items()}
         self.images = 0
+        self.together = 0
         self.problem = ""
 
     def see(self, inputs: Any) -> None:
@@ -50,13 +51,14 @@ class OutputEffects:
 
         Cost: a forward and a backward pass over one image in `ONE_IN`; weights get no gradients.
         """
-        if self.problem or not self.squares:
+        if self.problem or not self.squares or not batch_size(inputs):
             return
-        marks = _marks(inputs)
+        self.together = self.together or rows_together(self.model, inputs)
+        marks = _marks(inputs, self.together)
         chosen = [k for k, mark in enumerate(marks) if mark % ONE_IN == 0]
         if not chosen:
             return
-        part = part_of(inputs, torch.tensor(chosen), len(marks))
+        part = row_groups_of(inputs, torch.tensor(chosen), self.together)
         try:
             with torch.enable_grad():
                 self._run(part, [marks[k] for k in chosen])
@@ -74,8 +76,8 @@ class OutputEffects:
             returned = call(self.model, inputs)
         outputs = [
             leaf
-            for leaf in tree_leaves(returned)
-            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
+            for leaf in tensors_in(returned)
+            if leaf.requires_grad and leaf.is_floating_point() and leaf.numel()
         ]
         if not outputs:
             raise RuntimeError("no output has a derivative")
@@ -127,27 +129,30 @@ class OutputEffects:
         )
 
 
-def _marks(inputs: Any) -> list[int]:
-    """A number for every image that depends on nothing but its content."""
-    tensors = [tensor for tensor in tensors_in(inputs) if tensor.dim()]
-    size = min(len(tensor) for tensor in tensors)
-    marks = [0] * size
-    for tensor in tensors:
-        values = tensor.detach().cpu().contiguous()
-        if len(values) == size:
-            marks = [
-                crc32(image.reshape(-1).view(torch.uint8).numpy().tobytes(), mark)
-                for image, mark in zip(values, marks, strict=True)
-            ]
-    return marks
+def _marks(inputs: Any, together: int = 1) -> list[int]:
+    """A number for every image, or group of rows that belong together, that depends on nothing but its content."""
+    count = groups_in(inputs, together)
+    marks = [0] * count
+    rows = tensors_in(inputs)
+    lists = [[image] for image in rows] if isinstance(inputs, ImageList) else None
+    for tensor in (
+        [] if lists else [tensor for tensor in rows if tensor.dim() and len(tensor) == batch_size(inputs)]
+    ):
+        parts = tensor.detach().cpu().contiguous().split(together)
+        marks = [_checked(part, mark) for part, mark in zip(parts, marks, strict=True)]
+    return [_checked(image, 0) for (image,) in lists] if lists else marks
+
+
+def _checked(values: Tensor, mark: int) -> int:
+    return crc32(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), mark)
 
 
 def _signs(out: Tensor, marks: list[int]) -> Tensor:
     """Random signs of the shape of an output, image by image."""
+    each = len(out) // len(marks) if out.dim() else 0
     drawn = [torch.Generator().manual_seed(mark) for mark in marks]
-    shape = out.shape[1:] if len(out) == len(marks) else out.shape
-    rows = [
-        torch.randint(2, shape, generator=each) for each in (drawn if len(out) == len(marks) else drawn[:1])
-    ]
-    signs = torch.stack(rows) if len(out) == len(marks) else rows[0]
-    return (2 * signs - 1).to(out)
+    if not each or len(out) % len(marks):
+        return (2 * torch.randint(2, out.shape, generator=drawn[0]) - 1).to(out)
+    shape = out.shape[1:] if each == 1 else (each, *out.shape[1:])
+    rows = torch.stack([torch.randint(2, shape, generator=one) for one in drawn])
+    return (2 * rows.reshape(out.shape) - 1).to(out)
