@@ -27,7 +27,7 @@ from causal_prune.network.running import (
     seeded,
 )
 from causal_prune.progress import track
-from causal_prune.surgery import Cuts, recorded_cuts
+from causal_prune.surgery import Cuts, PruningPlan, Stage, cuts_since, inner_of, stages_of, with_inner
 
 STANDARD = Repair()
 HELD_OUT = 8
@@ -60,6 +60,7 @@ def compensate(
     max_memory: int | None = None,
     device: str | torch.device = "cpu",
     label: str = "compensate",
+    plan: PruningPlan | None = None,
 ) -> nn.Module:
     """Repair a cut network without labels, so that its layers compute again what the dense network computed.
 
@@ -90,7 +91,7 @@ def compensate(
 
     Args:
         pruned: The cut network, from `remove`, `zero` or `load`, which record what was cut; not changed.
-        dense: The network that it was cut from; not changed.
+        dense: The network that it was cut from, or any that this one was cut from before; not changed.
         calibration: Batches, each a tensor or (inputs, labels), inputs a tensor, a tuple or a mapping; labels are
             not used. All images go through both networks side by side and live at the same time.
         method: "least_squares", "batchnorm", or "none" for a plain copy.
@@ -100,6 +101,7 @@ def compensate(
             elements; a warning says so.
         device: Where to compute.
         label: What the progress bar is called.
+        plan: What was cut, where `pruned` does not know it.
 
     Returns:
         A copy of `pruned`, on its device and in its modes, with the same names and shapes of parameters.
@@ -129,7 +131,7 @@ def compensate(
     if method not in REPAIRS:
         raise InputError(f"compensate: method {method!r} is unknown: use one of {', '.join(REPAIRS)}")
     options = Repair(compensation=method, max_memory=max_memory)
-    return repair(pruned, dense, calibration, options, seed=seed, device=device, label=label).model
+    return repair(pruned, dense, calibration, options, seed=seed, device=device, label=label, plan=plan).model
 
 
 @undisturbed
@@ -142,6 +144,7 @@ def repair(
     seed: int = 0,
     device: str | torch.device = "cpu",
     label: str = "compensate",
+    plan: PruningPlan | None = None,
 ) -> Compensated:
     """Like `compensate`, and tell what became of every layer.
 
@@ -153,6 +156,7 @@ def repair(
         seed: Of the places at which convolutions with many are sampled.
         device: Where to compute.
         label: What the progress bar is called.
+        plan: What was cut, where `pruned` does not know it.
 
     Returns:
         The repaired network, and one entry per layer where least squares were used.
@@ -163,32 +167,38 @@ def repair(
     method = options.compensation
     if method == "none":
         return Compensated(copied(pruned), ())
+    wrapped, pruned, dense = pruned, inner_of(pruned), inner_of(dense)
     reference = copied(dense)
+    stages = stages_of(pruned) if plan is None else (*plan.earlier, Stage(plan.cuts))
+    cuts = _known_cuts(pruned, dense, stages) if stages or method == "least_squares" else Cuts({}, {})
     if method == "batchnorm":
         if not normalisations(pruned):
             warn(
                 "compensate: the network has no batch norm with running statistics, so that "
                 "method='batchnorm' changes nothing"
             )
-        return Compensated(reestimate(pruned, reference, calibration, device=device, label=label), ())
+        again = reestimate(pruned, reference, calibration, device=device, label=label)
+        return Compensated(with_inner(copied(wrapped), again), ())
     limit = allowed_memory(options.max_memory, torch.device(device))
     repaired = copied(pruned)
     repaired.to(device).eval()
     reference.to(device).eval()
     with seeded(seed, device), torch.no_grad():
-        layers = _walk(repaired, reference, calibration, seed, limit, device, label)
+        layers = _walk(repaired, reference, cuts, calibration, seed, limit, device, label)
     for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):
         copy.training = original.training
     remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]
     if remarks:
         more = f" (and {len(remarks) - 1} further layers)" if len(remarks) > 1 else ""
         warn(f"compensate: {remarks[0]}{more}")
-    return Compensated(repaired.to(device_of(pruned)), tuple(layers))
+    repaired.to(device_of(pruned))
+    return Compensated(with_inner(copied(wrapped), repaired), tuple(layers))
 
 
 def _walk(
     pruned: nn.Module,
     dense: nn.Module,
+    cuts: Cuts,
     calibration: Iterable[Any],
     seed: int,
     max_memory: int,
@@ -200,7 +210,6 @@ def _walk(
         raise InputError("compensate: calibration has no batch: give at least 2 images")
     together = rows_together(dense, batches[0])
     paths = _common_paths(pruned, dense, batches[0], together)
-    cuts = _known_cuts(pruned, dense)
     batches = _affordable(batches, paths, max_memory, together)
     parts = list(_parts(batches, together))
     if not any(held_out for _, held_out in parts):
@@ -237,15 +246,15 @@ def _standing(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         yield [pair for pair in standing if pair.pruned.place == first]
 
 
-def _known_cuts(pruned: nn.Module, dense: nn.Module) -> Cuts:
-    cuts = recorded_cuts(pruned)
-    if cuts is not None:
-        return cuts
+def _known_cuts(pruned: nn.Module, dense: nn.Module, stages: Sequence[Stage]) -> Cuts:
+    if stages:
+        return cuts_since(pruned, dense, stages)
     theirs = {name: tensor.shape for name, tensor in dense.state_dict().items()}
     for name, tensor in pruned.state_dict().items():
         if theirs.get(name) != tensor.shape:
             raise InputError(
-                f"compensate: {name} was cut and it is not known how: give a network from remove, zero or load"
+                f"compensate: {name} was cut and it is not known how: give a network from "
+                "remove, zero or load, or its plan (plan=)"
             )
     return Cuts({}, {})
 

@@ -191,12 +191,16 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         for module, name, value in computed:
             setattr(module, name, value.detach())  # deepcopy refuses tensors with a history
-        return copy.deepcopy(model)
+        other = copy.deepcopy(model)
     except (TypeError, RuntimeError, AttributeError, ValueError) as error:
         raise InputError(f"the model cannot be copied (copy.deepcopy): {first_line(error)}") from error
     finally:
         for module, name, value in computed:
             setattr(module, name, value)
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in other.named_modules():  # copies of a feature extractor are in training mode
+        module.training = modes.get(name, module.training)
+    return other
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:

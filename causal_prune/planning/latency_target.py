@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -99,4 +100,4 @@ def _bisect(
         )
     share, chosen = best
     target = Target("keep_latency", keep_latency, share)
-    return PruningPlan(target, chosen.kept_units, chosen.cuts)
+    return replace(chosen, target=target)

@@ -110,7 +110,7 @@ def plan_silent(graph: FilterGraph) -> PruningPlan:
             "ask for a share instead, such as keep_macs=0.5"
         )
     target = Target("remove_silent", silence.count / units, gone / units)
-    return PruningPlan(target, silence.kept, graph.cuts(silence.kept, silence.folds))
+    return PruningPlan(target, silence.kept, graph.cuts(silence.kept, silence.folds), graph.earlier)
 
 
 def check_prunable(graph: FilterGraph) -> None:
@@ -153,7 +153,7 @@ def plan_widths(
     achieved = share_kept(graph, kind, {name: len(units) for name, units in kept.items()}, orders)
     if isclose(achieved, requested, rel_tol=1e-12):
         achieved = requested  # no more than rounding above it
-    return PruningPlan(Target(kind, requested, achieved), kept, graph.cuts(kept))
+    return PruningPlan(Target(kind, requested, achieved), kept, graph.cuts(kept), graph.earlier)
 
 
 def orders_of(graph: FilterGraph, scores: FilterScores) -> dict[str, list[int]]:
@@ -199,7 +199,7 @@ def plan_like(graph: FilterGraph, scores: FilterScores, other: PruningPlan) -> P
                 for unit in sorted(kind, key=rank.__getitem__)[: len(before & set(kind))]
             )
         )
-    return PruningPlan(other.target, kept, graph.cuts(kept))
+    return PruningPlan(other.target, kept, graph.cuts(kept), graph.earlier)
 
 
 def _best_first(group: Group, scores: FilterScores) -> Tensor:

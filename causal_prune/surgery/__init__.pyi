@@ -3,7 +3,11 @@ from .cuts import ConstantFold as ConstantFold
 from .cuts import Cuts as Cuts
 from .cuts import LayerCut as LayerCut
 from .cuts import ParameterCut as ParameterCut
-from .cuts import recorded_cuts as recorded_cuts
+from .lineage import Stage as Stage
+from .lineage import cuts_since as cuts_since
+from .lineage import inner_of as inner_of
+from .lineage import stages_of as stages_of
+from .lineage import with_inner as with_inner
 from .pruning_plan import PruningPlan as PruningPlan
 from .rebuilding import bundle_weights as bundle_weights
 from .rebuilding import load as load

@@ -121,34 +121,3 @@ def check_width(modules: Mapping[str, nn.Module], name: str, cut: LayerCut) -> N
             f"the plan was made for another network: {name} has {found[0]} filters and {found[1]} "
             f"inputs, the plan says {cut.filters} and {cut.inputs}"
         )
-
-
-RECORD = "_causal_prune_cuts"
-"""Attribute of a cut network that holds its cuts; copies and pickles carry it, state dicts do not."""
-
-
-def record_cuts(model: nn.Module, cuts: Cuts) -> nn.Module:
-    """Keep the cuts that made a network with it.
-
-    Args:
-        model: The cut network.
-        cuts: What was cut, or silenced.
-
-    Returns:
-        The same network.
-    """
-    vars(model)[RECORD] = cuts
-    return model
-
-
-def recorded_cuts(model: nn.Module) -> Cuts | None:
-    """The cuts that made a network.
-
-    Args:
-        model: From `remove`, `zero` or `load`, or a copy of it.
-
-    Returns:
-        The cuts; None for a network that was not made there.
-    """
-    cuts = vars(model).get(RECORD)
-    return cuts if isinstance(cuts, Cuts) else None

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from causal_prune.errors import InputError
 from causal_prune.report import Target
 from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut
+from causal_prune.surgery.lineage import Stage
 
 PLAN_FORMAT = 1
 
@@ -22,11 +23,13 @@ class PruningPlan:
         target: Requested and achieved.
         kept_units: Ascending units that stay, by group.
         cuts: What that asks of every layer.
+        earlier: The cuts that had led to the network that this plan was made for, the first first.
     """
 
     target: Target
     kept_units: Mapping[str, tuple[int, ...]]
     cuts: Cuts
+    earlier: tuple[Stage, ...] = ()
 
     @property
     def layers(self) -> Mapping[str, LayerCut]:
@@ -47,6 +50,8 @@ class PruningPlan:
         values = asdict(self)
         if not self.cuts.folds:
             del values["cuts"]["folds"]  # as in files of before there were any
+        if not self.earlier:
+            del values["earlier"]
         path.write_text(json.dumps({"format": PLAN_FORMAT, **values}) + "\n")
 
     @classmethod

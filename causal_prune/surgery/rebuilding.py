@@ -10,8 +10,9 @@ from torch import nn
 from causal_prune.errors import InputError
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.running import copied, fill
+from causal_prune.surgery.lineage import record_cuts
 from causal_prune.surgery.pruning_plan import PruningPlan
-from causal_prune.surgery.removal import remove
+from causal_prune.surgery.removal import cut_network
 
 
 @undisturbed
@@ -20,7 +21,7 @@ def load(folder: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
 
     Args:
         folder: A bundle: it holds `plan.json` and `model.safetensors`.
-        factory: Makes the dense network, with any weights.
+        factory: Makes the first dense network, with any weights.
 
     Returns:
         The compressed network in eval mode.
@@ -41,9 +42,12 @@ def load(folder: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
         state = load_file(weights)
     except SafetensorError as error:
         raise InputError(f"{weights}: is no readable safetensors file ({error})") from error
+    for stage in plan.earlier:
+        network = cut_network(network, stage.cuts) if stage.removes else network
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     zeroed = all(name in state and state[name].shape == shape for name, shape in shapes.items())
-    smaller = copied(network) if zeroed else remove(network, plan)
+    smaller = copied(network) if zeroed else cut_network(network, plan.cuts)
+    record_cuts(smaller, plan.cuts, plan.earlier, removes=not zeroed)
     try:
         fill(smaller, state)
     except RuntimeError as error:

@@ -14,7 +14,8 @@ from causal_prune.network.layer_kinds import BatchNorm, Convolution, InstanceNor
 from causal_prune.network.running import copied
 from causal_prune.surgery.adapters import attach
 from causal_prune.surgery.constant_folding import fold_constants
-from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut, check_width, record_cuts
+from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut, check_width
+from causal_prune.surgery.lineage import record_cuts, stages_of
 from causal_prune.surgery.pruning_plan import PruningPlan
 
 Pruner: TypeAlias = Callable[[Any, list[int]], object]
@@ -168,11 +169,12 @@ def remove(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """Cut the units that a plan drops out of every layer that makes, carries or reads them.
 
     Args:
-        model: The dense network that the plan was made for; it is not changed.
+        model: The network that the plan was made for, or one that it was cut from; it is not changed.
         plan: From `plan`.
 
     Returns:
-        A smaller copy, in the same mode and on the same device; `requires_grad` flags and tied weights stay.
+        A smaller copy, which knows all cuts that led to it, in the same mode and on the same device; `requires_grad`
+        flags and tied weights stay.
 
     Raises:
         InputError: If a layer of the plan is missing or has another width in `model`.
@@ -185,4 +187,8 @@ def remove(model: nn.Module, plan: PruningPlan) -> nn.Module:
         >>> cp.remove(net, half)[0].out_channels
         4
     """
-    return record_cuts(cut_network(model, plan.cuts), plan.cuts)
+    before = stages_of(model)
+    missing = plan.earlier[len(before) :] if plan.earlier[: len(before)] == before else ()
+    for stage in missing:  # the plan was made for a network that had been cut before
+        model = cut_network(model, stage.cuts) if stage.removes else model
+    return record_cuts(cut_network(model, plan.cuts), plan.cuts, (*before, *missing))

@@ -11,7 +11,8 @@ from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.computed_weights import take_off, unmask
 from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import copied, modes_kept
-from causal_prune.surgery.cuts import Cuts, LayerCut, check_width, record_cuts
+from causal_prune.surgery.cuts import Cuts, LayerCut, check_width
+from causal_prune.surgery.lineage import record_cuts, stages_of
 from causal_prune.surgery.pruning_plan import PruningPlan
 
 
@@ -134,7 +135,8 @@ def zero(
     """
     if plan.target.kind == "remove_silent":
         raise InputError("plan: its filters are silent already; `remove` lets them go")
-    return record_cuts(silence_network(model, plan.cuts, where=where), plan.cuts)
+    silenced = silence_network(model, plan.cuts, where=where)
+    return record_cuts(silenced, plan.cuts, stages_of(model), removes=False)
 
 
 def zero_masks(

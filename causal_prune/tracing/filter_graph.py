@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from causal_prune.network.layer_kinds import Grouping, Kind
-from causal_prune.surgery import AdapterCut, ConstantFold, Cuts, LayerCut, ParameterCut
+from causal_prune.surgery import AdapterCut, ConstantFold, Cuts, LayerCut, ParameterCut, Stage
 
 Role = Literal["producer", "passenger", "consumer"]
 Axis = Literal["out", "in"]
@@ -248,6 +248,7 @@ class FilterGraph:
         others: By module or bare parameter what is computed and kept outside these layers: recurrent layers, products
             of attention, weights of the user's own. Only bare parameters that belong to a group become smaller.
         uncounted: Operations that multiply in a way that is not known, with their modules.
+        earlier: The cuts that had led to the network.
     """
 
     layers: Mapping[str, Layer]
@@ -259,6 +260,7 @@ class FilterGraph:
     silence: Silence = field(default_factory=Silence)
     others: Mapping[str, Cost] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
+    earlier: tuple[Stage, ...] = ()
 
     @property
     def prunable(self) -> tuple[Group, ...]:

@@ -23,6 +23,7 @@ from causal_prune.network.running import (
     train_without_statistics,
 )
 from causal_prune.network.tensor_trees import outputs_in, own, tensors_in
+from causal_prune.surgery import stages_of
 from causal_prune.tracing.channel_labels import Labels
 from causal_prune.tracing.channel_tracer import ChannelTracer, tensor_names
 from causal_prune.tracing.filter_graph import FilterGraph
@@ -94,6 +95,7 @@ def trace(
     while failing:
         graph = graph.without(failing)
         failing = failing_groups(plain, graph, inputs) if graph.prunable else {}
+    graph = replace(graph, earlier=stages_of(model))
     return replace(graph, silence=find_silent(plain, graph, inputs)) if prove else graph
 
 

@@ -13,7 +13,8 @@ from causal_prune.compensation.layer_repair import LayerRepair, Repairer
 from causal_prune.compensation.lockstep import LayerStop, Pair, Stop, Stream, SumStop
 from causal_prune.compensation.output_paths import OutputPaths
 from causal_prune.errors import InputError
-from causal_prune.surgery.cuts import Cuts, recorded_cuts
+from causal_prune.surgery.cuts import Cuts
+from causal_prune.surgery.lineage import stages_of
 from causal_prune.surgery.removal import remove
 from tests.unit.compensation.cut_nets import bottleneck, images, last_units
 from tests.unit.drawn_weights import drawn
@@ -43,7 +44,7 @@ def replies(pairs: Sequence[Pair]) -> list[tuple[Tensor, Tensor]]:
 
 
 def cuts_of(net: nn.Module) -> Cuts:
-    return cast(Cuts, recorded_cuts(net))
+    return stages_of(net)[0].cuts
 
 
 def two_layers() -> tuple[nn.Sequential, nn.Sequential]:

@@ -9,7 +9,8 @@ from torch.nn.utils import parametrizations
 
 from causal_prune.errors import InputError
 from causal_prune.network.layer_kinds import Grouping, widths_of
-from causal_prune.surgery.cuts import Cuts, LayerCut, recorded_cuts
+from causal_prune.surgery.cuts import Cuts, LayerCut
+from causal_prune.surgery.lineage import Stage, stages_of
 from causal_prune.surgery.silencing import silence_network, silencing_masks, zero, zero_masks
 from tests.unit.drawn_weights import drawn
 from tests.unit.surgery.cases import Planned, Residual, case, gap, plain, silenced
@@ -92,7 +93,7 @@ def test_zeroing_as_documented_sets_filters_and_biases_to_zero_and_nothing_else(
                 assert torch.equal(after[key][kept], before[key][kept])
     assert {"stem.weight", "a.weight", "a.bias", "shortcut.bias"} <= touched
     assert all(torch.equal(after[key], before[key]) for key in before if key not in touched)
-    assert recorded_cuts(zeroed) is residual.plan.cuts
+    assert stages_of(zeroed) == (Stage(residual.plan.cuts, removes=False),)
     with torch.no_grad():
         assert gap(zeroed(residual.images), silenced(residual.net, residual.plan, residual.images)) > 1e-3, (
             "a zeroed filter still speaks through its batch norm"
