@@ -112,10 +112,12 @@ class OperationCounter(TorchDispatchMode):
         uncounted: Operations for which there is no formula, with the module that ran them.
     """
 
+    macs: dict[str, int]
+    uncounted: dict[tuple[str, str], None]
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.macs: dict[str, int] = {}
-        self.uncounted: dict[tuple[str, str], None] = {}
+        self.macs, self.uncounted = {}, {}
         self._model = model
         self._stack: list[str] = []
         self._handles: list[Any] = []
