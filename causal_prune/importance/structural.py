@@ -35,6 +35,9 @@ def score(evidence: Evidence) -> FilterScores:
     total variance of the state instead, that is d_i = Var(s_i), would depend on the scale of its channels; this does
     not: multiplying a filter and dividing its readers changes no score of any group.
 
+    Of a group that only functions with parameters of the user's own read (`F.linear(x, self.matrix)`), a unit counts
+    by its share of the group's squared weights.
+
     A grouped convolution whose blocks go whole reads nothing that stays, hence is no consumer of its own units;
     depthwise ones only pass on.
 
@@ -51,6 +54,9 @@ def score(evidence: Evidence) -> FilterScores:
     curves = {}
     equations = equations_of(graph, moments, worth_of_channels(moments))
     for group in track(graph.prunable, "score", unit="group"):
+        if not equations[group.name] and any(member.reads for member in group.members):
+            curves[group.name] = _by_weights(group, moments)
+            continue
         order, lost = eliminate(equations[group.name], group.size)
         curves[group.name] = EliminationCurve(order, lost.sum(dim=0), lost.sqrt().sum(dim=0).square())
 
@@ -61,6 +67,27 @@ def score(evidence: Evidence) -> FilterScores:
         return result
 
     return replace(from_units("structural", UNIT, graph, rises), curves=curves)
+
+
+def _by_weights(group: Group, moments: FilterMoments) -> EliminationCurve:
+    """The curve of a group that only functions with parameters of the user's own read: shares of squared weights.
+
+    Args:
+        group: The group.
+        moments: From `observe`.
+
+    Returns:
+        The curve; what those functions make of the channels is not known.
+    """
+    squares = torch.zeros(group.size, dtype=torch.float64)
+    for member in group.of_role("producer"):
+        rows = moments.weights[member.layer].square().sum((1, 2))
+        for position, unit in zip(member.positions, member.units, strict=True):
+            squares[unit] += rows[position]
+    shares = squares / squares.sum().clamp_min(1e-300)
+    order = torch.argsort(shares, stable=True)
+    lost = torch.cat((shares.new_zeros(1), shares[order].cumsum(0)))
+    return EliminationCurve(order, lost, lost)
 
 
 def effects(

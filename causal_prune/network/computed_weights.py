@@ -12,6 +12,8 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from causal_prune.network.layer_twins import bake, makes_its_weight, weight_in_use
+
 
 def unmask(model: nn.Module) -> nn.Module:
     """Make the masks of `torch.nn.utils.prune` part of the weights that they mask for good.
@@ -33,8 +35,9 @@ def unmask(model: nn.Module) -> nn.Module:
 def plain_weight(module: nn.Module) -> Iterator[None]:
     """Give a layer a plain weight inside the block; weight norm is put on again after it.
 
-    Weight norm g v / ||v|| of the weight that is left is that weight exactly, with ||v|| = g. Spectral norm and
-    other computed weights stay plain: their function of the smaller weight would be another one.
+    Weight norm g v / ||v|| of the weight that is left is that weight exactly, with ||v|| = g. Spectral norm and other
+    computed weights stay plain: their function of the smaller weight would be another one. So do subclasses whose
+    forward makes the weight: they become the plain layers that they are (see `layer_twins`).
 
     Args:
         module: A layer of a copied network.
@@ -65,6 +68,10 @@ def take_off(module: nn.Module) -> list[tuple[bool, str, int]]:
     Returns:
         The weight norms that were taken off: whether it was of the old style, the weight's name, the dimension.
     """
+    if makes_its_weight(module):
+        used = weight_in_use(module)
+        assert used is not None
+        bake(module, used)
     training = module.training
     module.eval()  # spectral norm moves its vectors when it is read in training
     try:

@@ -156,7 +156,7 @@ def count_operation(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     out: Any,
-) -> None:
+) -> int:
     """Add one call to what a module computes.
 
     Args:
@@ -167,14 +167,18 @@ def count_operation(
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         out: What it returned.
+
+    Returns:
+        What was added.
     """
     if not any(isinstance(value, Tensor) for value in torch.utils._pytree.tree_leaves((args, kwargs))):
-        return
+        return 0
     count = macs_of(func, args, kwargs, out)
     if count is None:
         uncounted[str(func._schema.name).removeprefix("aten::").strip("_"), module] = None
     elif count:
         macs[module] = macs.get(module, 0) + count
+    return count or 0
 
 
 def named_uncounted(uncounted: Mapping[tuple[str, str], None]) -> tuple[str, ...]:

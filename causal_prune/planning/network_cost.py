@@ -62,7 +62,8 @@ class NetworkCost:
         """
         if name in self.others:
             other = self.others[name]
-            return float(other.macs), other.params * self.kept.get((name, "out"), 1.0)
+            share = self.kept.get((name, "out"), 1.0)
+            return other.macs * share, other.params * share
         layer = self.layers[name]
         rows = self.kept.get((name, "out"), 1.0)
         columns = 1.0 if layer.grouping == "blocks" else self.kept.get((name, "in"), 1.0)

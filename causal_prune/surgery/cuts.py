@@ -37,11 +37,13 @@ class ParameterCut:
         dim: The dimension that holds the channels.
         keep: Ascending indices that stay.
         size: Extent of the dimension before.
+        reads: Whether it is multiplied with the channels and summed over them.
     """
 
     dim: int
     keep: tuple[int, ...]
     size: int
+    reads: bool = False
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,14 @@ def _masks(
 ) -> dict[str, Tensor]:
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}  # of tied ones
     masks: dict[str, Tensor] = {}
+    for name, parameter_cut in cuts.parameters.items() if where == "consumers" else ():
+        if parameter_cut.reads:
+            tensor = model.get_parameter(name)
+            line = torch.zeros(parameter_cut.size, dtype=tensor.dtype, device=tensor.device)
+            line[list(parameter_cut.keep)] = 1
+            shape = [1] * tensor.dim()
+            shape[parameter_cut.dim] = -1
+            masks[name] = line.reshape(shape).expand_as(tensor).clone()
     for name, cut in cuts.layers.items():
         check_width(modules, name, cut)
         module = modules[name]

@@ -19,6 +19,12 @@ from torch.utils._pytree import tree_leaves
 from causal_prune.network.operation_costs import count_operation
 from causal_prune.tracing.channel_labels import FIXED, Labels, LabelSets, Regions, compact, varying_dims
 
+PRODUCTS: dict[str, tuple[int, int, int | None]] = {
+    "mm": (0, 1, None), "bmm": (0, 1, None), "addmm": (1, 2, 0), "baddbmm": (1, 2, 0), "mv": (0, 1, None),
+    "addmv": (1, 2, 0), "matmul": (0, 1, None), "dot": (0, 1, None),
+}  # fmt: skip
+"""Products of matrices: where their operands stand among the arguments, and what is added."""
+
 LARGEST_PARAMETER = 4_000_000
 """Parameters used outside a known layer are labelled element by element up to this size."""
 
@@ -69,6 +75,9 @@ class ChannelTracer(TorchDispatchMode):
         self.counting = True
         self.macs: dict[str, int] = {}
         self.uncounted: dict[tuple[str, str], None] = {}
+        self.reading: set[str] = set()
+        self.approximate: set[int] = set()
+        self._charged = ("", 0)
         self._cautious = cautious
         self._names = names
         self._rule_of = rule_of
@@ -102,6 +111,36 @@ class ChannelTracer(TorchDispatchMode):
             ids = self.sets.fresh(tensor.numel()).reshape(tensor.shape)
             self.parameters[name] = Labels(ids, region=self.regions.fresh())
         return self.parameters[name]
+
+    def parameter_of(self, tensor: Tensor) -> str | None:
+        """The parameter that a tensor is, or is a view of.
+
+        Args:
+            tensor: Any tensor.
+
+        Returns:
+            Its name; None where it is another tensor, or computed from several.
+        """
+        known = self.labels(tensor)
+        if known.ids is None or known.data:
+            return None
+        low, high = int(known.ids.min()), int(known.ids.max())
+        for name, each in self.parameters.items():
+            if each.ids is not None and int(each.ids.min()) <= low and high <= int(each.ids.max()):
+                return name
+        return None
+
+    def charge(self, name: str) -> None:
+        """Let a parameter that channels are summed over with stand for what the operation costs.
+
+        Args:
+            name: The parameter.
+        """
+        self.reading.add(name)
+        module, count = self._charged
+        if self.counting and count:
+            self.macs[module] -= count
+            self.macs[name] = self.macs.get(name, 0) + count
 
     def note(self, tensor: Tensor, labels: Labels) -> None:
         """Remember the labels of `tensor` for as long as it lives.
@@ -172,7 +211,8 @@ class ChannelTracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self.counting:
             module = self.stack[-1] if self.stack else ""
-            count_operation(self.macs, self.uncounted, module, func, args, kwargs, out)
+            count = count_operation(self.macs, self.uncounted, module, func, args, kwargs, out)
+            self._charged = (module, count)
         if not self.inside_layer:
             operation = Operation(self, func, args, kwargs, out)
             rigid = self._rule_of(func)(operation)

@@ -24,6 +24,7 @@ class Member:
         extent: Size of the axis.
         positions: Indices along the axis that belong to the group.
         units: The unit of each position, of the same length; a unit may hold several positions.
+        reads: Whether a bare parameter is multiplied with the channels and summed over them.
     """
 
     layer: str
@@ -33,6 +34,7 @@ class Member:
     extent: int
     positions: tuple[int, ...]
     units: tuple[int, ...]
+    reads: bool = False
 
     def positions_of(self, kept: Iterable[int]) -> list[int]:
         """Positions that belong to some units.
@@ -310,7 +312,7 @@ class FilterGraph:
                     before = parameters.get(member.layer)
                     all_there = before.keep if before else range(member.extent)
                     keep = tuple(p for p in all_there if p not in positions)
-                    parameters[member.layer] = ParameterCut(member.dim, keep, member.extent)
+                    parameters[member.layer] = ParameterCut(member.dim, keep, member.extent, member.reads)
         layers = {}
         for name, layer in self.layers.items():
             filters = _left(layer.filters, dropped.get((name, "out")))

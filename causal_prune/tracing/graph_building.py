@@ -39,6 +39,7 @@ def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, image
     for root in sorted(family):
         roots_by_group.setdefault(_top(family, root), []).append(root)
     groups: list[Group] = []
+    rough = {find(label) for label in tracer.approximate}
     owners: dict[int, tuple[str, int]] = {}
     for roots in roots_by_group.values():
         units = {root: unit for unit, root in enumerate(roots)}
@@ -48,7 +49,7 @@ def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, image
             continue
         name = makers[0]
         name = name if all(group.name != name for group in groups) else f"{name} ({len(groups)})"
-        approximate = any(
+        approximate = not units.keys().isdisjoint(rough) or any(
             record.layers[m.layer].approximate
             for m in members
             if m.layer in record.layers and m.role == "passenger"
@@ -194,7 +195,9 @@ def _members(
             labels = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0].tolist()
             positions, of_units = owned(labels)
             if positions:
-                yield Member(name, "passenger", "out", dim, len(labels), positions, of_units)
+                yield Member(
+                    name, "passenger", "out", dim, len(labels), positions, of_units, name in tracer.reading
+                )
 
 
 def _chain(model: nn.Module) -> dict[str, tuple[str, ...]]:

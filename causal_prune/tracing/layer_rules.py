@@ -19,8 +19,9 @@ from causal_prune.network.layer_kinds import (
     computes_its_weight,
     computes_what_its_type_says,
 )
+from causal_prune.network.layer_twins import weight_in_use
 from causal_prune.tracing.channel_labels import FIXED, Labels, compact, varying_dims
-from causal_prune.tracing.channel_tracer import ChannelTracer, Operation, tensors
+from causal_prune.tracing.channel_tracer import PRODUCTS, ChannelTracer, Operation, tensors
 
 
 @dataclass
@@ -90,16 +91,22 @@ def labelling(tracer: ChannelTracer, model: nn.Module, record: TraceRecord) -> I
     """
     outside: list[list[tuple[Tensor, Labels]]] = []
 
+    layers = {
+        name
+        for name, module in model.named_modules()
+        if computes_what_its_type_says(module) or weight_in_use(module) is not None
+    }
+
     def enter(module: nn.Module, name: str, arguments: Any) -> None:
         tracer.stack.append(name)
-        tracer.inside_layer += computes_what_its_type_says(module)
+        tracer.inside_layer += name in layers
         leaves = _tensor_leaves(arguments)
         outside.append([(tensor, tracer.labels(tensor)) for _, tensor in leaves])
         for leaf, tensor in leaves:
             tracer.cross("in", name, leaf, tensor)
 
     def ran(module: nn.Module, name: str, source: Tensor | None, out: Any) -> None:
-        if computes_what_its_type_says(module):
+        if name in layers:
             tracer.inside_layer -= 1
             if source is not None:
                 record_layer(tracer, record, name, module, source, out)
@@ -170,11 +177,21 @@ def record_operation(op: Operation, record: TraceRecord) -> bool:
         Whether the running module is a known kind of layer. Where the operation uses another weight than the module's
         own, what it reads is frozen.
     """
+    if not any(op.tracer.labels(tensor).data for tensor in op.inputs):
+        return False  # makes a weight
     name = op.tracer.stack[-1] if op.tracer.stack else ""
     module = record.modules.get(name)
     if not isinstance(module, (*MIXING, *CARRYING)):
         return False
     weight = getattr(module, "weight", None)
+    if op.name in PRODUCTS and not isinstance(module, nn.Linear):
+        return False
+    if op.name in PRODUCTS and isinstance(weight, Tensor):
+        first, second, _ = PRODUCTS[op.name]
+        if _is_transposed(op.args[second], weight):
+            record_layer(op.tracer, record, name, module, op.args[first], tensors(op.out)[0])
+            return True
+        return False
     if weight is None or not any(tensor is weight for tensor in op.inputs):
         record.opaque[name] = "computes with a weight of its own making"
         for tensor in op.inputs:
@@ -186,6 +203,16 @@ def record_operation(op: Operation, record: TraceRecord) -> bool:
     for extra in tensors(op.out)[1:]:
         op.tracer.note(extra, Labels())
     return True
+
+
+def _is_transposed(tensor: Tensor, weight: Tensor) -> bool:
+    """Whether a tensor is a view of the weight of a linear layer with inputs in front."""
+    return (
+        tensor.dim() == 2
+        and tensor.shape == weight.shape[::-1]
+        and tensor.stride() == weight.stride()[::-1]
+        and tensor.data_ptr() == weight.data_ptr()
+    )
 
 
 def record_layer(

@@ -19,8 +19,9 @@ from causal_prune.tracing.channel_labels import (
     meeting_pairs,
     varying_dims,
 )
-from causal_prune.tracing.channel_tracer import Operation, Rule, tensors
+from causal_prune.tracing.channel_tracer import PRODUCTS, Operation, Rule, tensors
 from causal_prune.tracing.layer_rules import TraceRecord, record_operation
+from causal_prune.tracing.product_rules import convolution, normalisation, product
 
 _IDENTITY = ("clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout")
 _WHOLE = ("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "cat", "stack")
@@ -72,12 +73,22 @@ def rule_of(func: Any, record: TraceRecord) -> Rule:
         Its rule; the one for unknown operations freezes what it touches.
     """
     if str(func._schema.name) in _LAYERS:
-        return lambda op: None if record_operation(op, record) else _unknown(op)
+        return lambda op: None if record_operation(op, record) or _as_function(op) else _unknown(op)
     base = str(func._schema.name).split("::")[-1]
+    if base in PRODUCTS:
+        return lambda op: None if record_operation(op, record) else product(op)
     for name in (base, base.rstrip("_")):  # an in-place form is named like the operation with an underscore
         if name in _RULES:
             return _RULES[name]
     return _pointwise if torch.Tag.pointwise in func.tags else _unknown
+
+
+def _as_function(op: Operation) -> bool:
+    """A layer that is called as a function, outside a module of its kind."""
+    if op.name == "convolution":
+        convolution(op)
+        return True
+    return normalisation(op)
 
 
 def _identity(op: Operation) -> None:

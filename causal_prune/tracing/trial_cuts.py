@@ -227,8 +227,9 @@ def _scrambled(model: nn.Module) -> nn.Module:
             if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_meta:
                 continue
             if tensor.numel() == max(tensor.shape):  # one number per channel: scales, shifts, statistics
+                positive = bool((tensor > 0).all())  # variances, under whatever name
                 tensor.uniform_(0.5, 1.5)
-                if not name.endswith(("running_var", "weight", "original0", "_g")):
+                if not positive and not name.endswith(("running_var", "weight", "original0", "_g")):
                     tensor.sub_(1.0)
             elif not bool(tensor.any()) or float(tensor.std()) == 0:
                 tensor.normal_(0, max(1, tensor[0].numel()) ** -0.5)

@@ -166,6 +166,6 @@ def test_json_holds_the_whole_graph() -> None:
     assert [group["name"] for group in plain["groups"]] == ["a", "b", "c"]
     assert plain["groups"][0]["members"][3] == {
         "layer": "c", "role": "consumer", "axis": "in", "dim": None, "extent": 5,
-        "positions": [0, 1, 2], "units": [0, 1, 2],
+        "positions": [0, 1, 2], "units": [0, 1, 2], "reads": False,
     }  # fmt: skip
     assert plain["adapters"] == [{"module": "f", "side": "out", "leaf": 0, "dim": 1, "form": "restore"}]

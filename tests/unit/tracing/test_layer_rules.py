@@ -172,12 +172,12 @@ def test_a_second_call_ties_what_is_read_to_what_the_first_read() -> None:
 
 
 class Own(nn.Conv2d):
-    """A convolution with a forward of its own; it uses its weight, or half of it."""
+    """A convolution with a forward of its own; it uses its weight, or what filters have of their own."""
 
-    halved = False
+    centred = False
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight / 2 if self.halved else self.weight
+        weight = self.weight - self.weight.mean(0) if self.centred else self.weight
         out: Tensor = F.conv2d(x, weight, self.bias)
         return out
 
@@ -191,7 +191,7 @@ def test_a_layer_with_a_forward_of_its_own_is_recorded_where_it_uses_its_weight(
 
 def test_a_layer_that_computes_with_another_weight_is_opaque_and_freezes_what_it_reads() -> None:
     own = Own(2, 3, 2)
-    own.halved = True
+    own.centred = True
     net = nn.Sequential(nn.Conv2d(1, 2, 1), own, nn.ReLU(), nn.Conv2d(3, 2, 1))
     tracer, record = followed(net, torch.ones(2, 1, 3, 3))
     assert record.opaque == {"1": "computes with a weight of its own making"} and "1" not in record.layers

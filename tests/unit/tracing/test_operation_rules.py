@@ -136,7 +136,7 @@ MIXED: dict[str, tuple[Change, str]] = {
     "cumsum": (lambda x: x.cumsum(-3), "channels are mixed by cumsum"),
     "pool": (lambda x: F.max_pool1d(x[:, :, 0].transpose(1, 2), 2), "channels are mixed by max_pool2d_with_indices"),
     "fft": (lambda x: torch.fft.fft(x, dim=1).real, "passes through fft_r2c, which cannot be followed"),
-    "matmul": (lambda x: x.flatten(1).mm(torch.rand(64, 2)), "passes through mm, which cannot be followed"),
+    "matmul": (lambda x: x.flatten(1).mm(torch.rand(64, 2)), "multiplied in mm with a tensor that is no parameter"),
     "number": (lambda x: x * float(x[0, 0, 0, 0]), "a branch or a Python number depends on the channels"),
     "written": (lambda x: torch.zeros(2, 4, 4, 4).copy_(x), "channels are written into another tensor"),
     "grid": (
@@ -145,7 +145,7 @@ MIXED: dict[str, tuple[Change, str]] = {
     ),
     "picking": (lambda x: x[:, x[0, :, 0, 0].argsort()], "channels are mixed by sort"),
     "convolution": (
-        lambda x: F.conv2d(x, torch.rand(1, 4, 1, 1)), "passes through convolution, which cannot be followed"
+        lambda x: F.conv2d(x, torch.rand(1, 4, 1, 1)), "multiplied in convolution with a tensor that is no parameter"
     ),
 }  # fmt: skip
 
