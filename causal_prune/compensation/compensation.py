@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from causal_prune.compensation.layer_repair import LayerRepair, Repairer
+from causal_prune.compensation.layer_repair import COMPUTED, LayerRepair, Repairer
 from causal_prune.compensation.lockstep import Pair, Stream, stopping
 from causal_prune.compensation.options import REPAIRS, Repair, RepairMethod
 from causal_prune.compensation.output_paths import OutputPaths, output_paths
@@ -17,6 +17,8 @@ from causal_prune.compensation.reestimation import check_same_task, normalisatio
 from causal_prune.errors import InputError, warn
 from causal_prune.machine import allowed_memory
 from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.computed_weights import take_off, without_weight_norm
+from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.row_groups import groups_in, row_groups_of, rows_together
 from causal_prune.network.running import (
     attempt,
@@ -183,11 +185,16 @@ def repair(
     repaired = copied(pruned)
     repaired.to(device).eval()
     reference.to(device).eval()
-    with seeded(seed, device), torch.no_grad():
+    for module in list(reference.modules()):
+        if isinstance(module, MIXING):
+            take_off(module)
+    with seeded(seed, device), torch.no_grad(), without_weight_norm(repaired):
         layers = _walk(repaired, reference, cuts, calibration, seed, limit, device, label)
     for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):
         copy.training = original.training
     remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]
+    left = [layer.layer for layer in layers if layer.reason == COMPUTED]
+    remarks += [f"{', '.join(left)}: left as cut, as {COMPUTED}"] if left else []
     if remarks:
         more = f" (and {len(remarks) - 1} further layers)" if len(remarks) > 1 else ""
         warn(f"compensate: {remarks[0]}{more}")
@@ -279,7 +286,8 @@ def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any, together: in
         if feeder in rectified and theirs.feeders.get(layer) == feeder
     }
     widest = max(ours.widest_bytes, theirs.widest_bytes)
-    return OutputPaths(ours.calls, norms, frozenset(sums), widest, rectified, feeders)
+    more = ours.given_more | theirs.given_more
+    return OutputPaths(ours.calls, norms, frozenset(sums), widest, rectified, feeders, more)
 
 
 def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int, together: int) -> Sequence[Any]:

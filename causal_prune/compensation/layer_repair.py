@@ -1,9 +1,10 @@
 """The repair of a cut network, layer by layer: what a layer should return, whether it is refitted, what runs on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -11,11 +12,12 @@ from causal_prune.compensation.cut_layer import CutLayer
 from causal_prune.compensation.joint_repair import refit_together
 from causal_prune.compensation.layer_refit import Circumstances, Memory, refit
 from causal_prune.compensation.layer_targets import Judge, Wanted
-from causal_prune.compensation.lockstep import LayerStop, Pair, SumStop
+from causal_prune.compensation.lockstep import LayerStop, Pair, Stop, SumStop
 from causal_prune.compensation.output_paths import OutputPaths
 from causal_prune.compensation.rectified_refit import inverse
 from causal_prune.compensation.series import is_plain, series_in
 from causal_prune.errors import InputError
+from causal_prune.network.layer_twins import makes_its_weight
 from causal_prune.surgery import Cuts
 
 ROUNDING = 1e-5
@@ -23,6 +25,10 @@ ROUNDING = 1e-5
 
 Source = tuple[Tensor, int]
 """What a layer reads, and its version then."""
+
+
+COMPUTED = "its weight is computed from other parameters"
+"""Why a layer is left as it was cut."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,11 @@ class Repairer:
         self.visits = 0
         self.memories = {name: Memory() for name in paths.calls}
         self.tied = _tied(pruned)
-        plain = [name for name in paths.calls if name not in self.tied and is_plain(self.modules[name])]
+        plain = [
+            name
+            for name in paths.calls.keys() - paths.given_more
+            if name not in self.tied and is_plain(self.modules[name])
+        ]
         self.series = series_in(paths.feeders, paths.rectified, {name: self._layer(name) for name in plain})
         self.sources: dict[str, Sequence[Source]] = {}
         self.starts = {series.names[0] for series in self.series.values()}
@@ -93,6 +103,10 @@ class Repairer:
         self.visits += 1
         stop = pairs[0].pruned.stop
         assert stop is not None
+        with _given_again(self.modules[stop.layer], pairs):
+            return self._meet(stop, pairs)
+
+    def _meet(self, stop: Stop, pairs: Sequence[Pair]) -> LayerRepair | None:
         if isinstance(stop, LayerStop) and stop.layer in self.paths.sums:
             for pair in pairs:
                 dense, pruned = cast(LayerStop, pair.dense.stop), cast(LayerStop, pair.pruned.stop)
@@ -159,8 +173,8 @@ class Repairer:
         reason = ""
         if max(offs) <= ROUNDING:
             return LayerRepair(name, "unchanged")
-        if "weight" not in layer.module._parameters:
-            reason = "its weight is computed from other parameters"
+        if "weight" not in layer.module._parameters or makes_its_weight(layer.module):
+            reason = COMPUTED
         elif name in self.tied:
             reason = "it shares its weight with another layer"
         return LayerRepair(name, "kept", reason) if reason else None
@@ -178,6 +192,29 @@ class Repairer:
         bounds, limit = self.paths.rectified.get(name), self.max_memory
         helped = refit_together(series, items, sources, bounds, seed=self.seed, max_memory=limit)
         return series.names[:-1] if helped else ()
+
+
+@contextmanager
+def _given_again(module: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
+    """Let a layer that is run again have what else it was given, such as the size of its output."""
+    stops = [pair.pruned.stop for pair in pairs if pair.pruned.stop is not None]
+    further = {id(stop.source): stop.further for stop in stops}
+    if not any(further.values()):
+        yield
+        return
+    original, first = module.forward, stops[0].further
+
+    def forward(source: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:  # the network itself, running on
+            return original(source, *args, **kwargs)
+        given = further.get(id(source), first)
+        return original(source, *given.args, **given.kwargs)
+
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
 
 
 def _at_sum(layer: CutLayer, pair: Pair) -> Wanted:
@@ -202,7 +239,7 @@ def _reply_of_sum(layer: CutLayer, item: Wanted, *, refitted: bool) -> Tensor:
     stop = cast(SumStop, item.pair.pruned.stop)
     summands = list(stop.summands)
     if refitted:
-        summands[stop.branch] = layer.behind_norm(layer.module.forward(item.source))
+        summands[stop.branch] = layer.behind_norm(cast(Tensor, layer.module.forward(item.source)))
     total = summands[0] + stop.factor * summands[1]
     return stop.summands[0].copy_(total) if stop.in_place else total
 

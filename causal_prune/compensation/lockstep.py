@@ -4,7 +4,7 @@ import contextvars
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from causal_prune.compensation.output_paths import ADDITIONS, OutputPaths
 from causal_prune.network.ambient_modes import lifting_here
-from causal_prune.network.hooks import calls_seen
+from causal_prune.network.hooks import Further, calls_seen
 from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import Inputs, call
+
+NOTHING = Further()
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class LayerStop:
         layer: Its name.
         source: Its input.
         out: Its output; the reply takes its place.
+        further: What else it was given.
     """
 
     layer: str
     source: Tensor
     out: Tensor
+    further: Further = NOTHING
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class SumStop:
         factor: Of the second summand.
         branch: Which of them comes from the layer.
         in_place: Whether the sum is written into the first.
+        further: What else the layer was given.
     """
 
     layer: str
@@ -54,6 +59,7 @@ class SumStop:
     factor: float
     branch: int
     in_place: bool
+    further: Further = NOTHING
 
 
 Stop = LayerStop | SumStop
@@ -65,6 +71,7 @@ class _Branch:
     source: Tensor
     version: int
     tensor: Tensor
+    further: Further = NOTHING
 
 
 class _Closed(BaseException):
@@ -93,6 +100,7 @@ class Stream:
         self._model, self._inputs = model, inputs
         self._error: BaseException | None = None
         self._reply: Any = None
+        self.further = NOTHING
         self._closing = False
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         context = contextvars.copy_context()
@@ -217,6 +225,7 @@ class _AtSums(TorchDispatchMode):
                 float(kwargs.get("alpha", 1)),
                 position,
                 func is ADDITIONS[1],
+                branch.further,
             )
         )
 
@@ -236,20 +245,26 @@ def stopping(model: nn.Module, paths: OutputPaths) -> Iterator[None]:
 
     def behind_layer(name: str, _: nn.Module, source: Tensor, out: Tensor) -> Tensor:
         stream: Stream = _HERE.stream
-        version = source._version
-        reply: Tensor = stream.wait(LayerStop(name, source, out))
+        version, further = source._version, stream.further
+        reply: Tensor = stream.wait(LayerStop(name, source, out, further))
         if name in paths.sums:
-            stream.branches[id(reply)] = _Branch(name, source, version, reply)
+            stream.branches[id(reply)] = _Branch(name, source, version, reply, further)
         return reply
+
+    def note(_: str, further: Further) -> None:
+        _HERE.stream.further = further
 
     def behind_norm(name: str, _: nn.Module, source: Tensor, out: Tensor) -> None:
         branches = _HERE.stream.branches
         branch = branches.pop(id(source), None)
         if branch is not None and branch.layer == norms[name]:
-            branches[id(out)] = _Branch(branch.layer, branch.source, branch.version, out)
+            branches[id(out)] = replace(branch, tensor=out)
 
     modules = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if isinstance(module, MIXING)}
     behind = {name: module for name, module in modules.items() if name in norms}
-    with calls_seen(layers, behind_layer, first=True), calls_seen(behind, behind_norm, first=True):
+    with (
+        calls_seen(layers, behind_layer, first=True, further=note),
+        calls_seen(behind, behind_norm, first=True),
+    ):
         yield

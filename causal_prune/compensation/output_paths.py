@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from causal_prune.network.hooks import calls_seen
+from causal_prune.network.hooks import Further, calls_seen
 from causal_prune.network.layer_kinds import MIXING, BatchNorm
 from causal_prune.network.layer_matrices import channel_dim
 from causal_prune.network.running import Inputs, batch_size, call
+from causal_prune.network.tensor_trees import tensors_in
 
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 INFINITE = float("inf")
@@ -35,6 +36,7 @@ class OutputPaths:
             else.
         feeders: By layer that runs once the layer whose rectified output it reads, where nothing else reads that and
             no sum lies between.
+        given_more: Layers that are called with more than their input.
     """
 
     calls: Mapping[str, int]
@@ -43,6 +45,7 @@ class OutputPaths:
     widest_bytes: int = 0
     rectified: Mapping[str, Bounds] = field(default_factory=dict)
     feeders: Mapping[str, str] = field(default_factory=dict)
+    given_more: frozenset[str] = frozenset()
 
 
 Contents = tuple[int, int]
@@ -105,6 +108,7 @@ class _Calls:
     channels_first: set[str] = field(default_factory=set)
     normed: list[tuple[Contents, Contents, str]] = field(default_factory=list)
     widest: int = 0
+    given_more: set[str] = field(default_factory=set)
 
     def note(self, name: str, module: nn.Module, read: Tensor, out: Tensor) -> None:
         """Take down a call of a layer or a batch norm."""
@@ -173,16 +177,22 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
         for layer, contents in calls.sources.items()
         if runs[layer] == seen.uses[contents] == 1 and seen.let_through.get(contents) in before
     }
-    return OutputPaths(dict(runs), norms, frozenset(sums), calls.widest, rectified, feeders)
+    more = frozenset(calls.given_more)
+    return OutputPaths(dict(runs), norms, frozenset(sums), calls.widest, rectified, feeders, more)
 
 
 def _watched(model: nn.Module, inputs: Inputs) -> tuple[_Seen, _Calls]:
     seen = _Seen()
     calls = _Calls(seen, images=max(1, batch_size(inputs)))
     layers = {n: module for n, module in model.named_modules() if isinstance(module, (*MIXING, *BatchNorm))}
-    with calls_seen(layers, calls.note, first=True), torch.no_grad(), seen:
+
+    def further(name: str, more: Further) -> None:
+        if more:
+            calls.given_more.add(name)
+
+    with calls_seen(layers, calls.note, first=True, further=further), torch.no_grad(), seen:
         returned = call(model, inputs)
-        seen.uses.update(seen.held_by(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
+        seen.uses.update(seen.held_by(leaf) for leaf in tensors_in(returned))
     return seen, calls
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.layer_twins import bake, makes_its_weight, weight_in_use
 
 
@@ -59,6 +60,36 @@ def plain_weight(module: nn.Module) -> Iterator[None]:
             parametrizations.weight_norm(module, name, dim)
 
 
+@contextmanager
+def without_weight_norm(model: nn.Module) -> Iterator[None]:
+    """Give all layers with weight norm plain weights inside the block, which may be changed.
+
+    Args:
+        model: A copied network.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as stack:
+        for module in list(model.modules()):
+            if isinstance(module, MIXING) and _has_weight_norm_alone(module):
+                stack.enter_context(plain_weight(module))
+        yield
+
+
+def _has_weight_norm_alone(module: nn.Module) -> bool:
+    if parametrize.is_parametrized(module):
+        chains = dict(cast(nn.ModuleDict, module.parametrizations).items())
+        return all(
+            len(parts := list(cast(nn.ModuleList, chain))) == 1 and isinstance(parts[0], _WeightNorm)
+            for chain in chains.values()
+        )
+    hooks = list(module._forward_pre_hooks.values())
+    return any(isinstance(hook, WeightNorm) for hook in hooks) and not any(
+        isinstance(hook, SpectralNorm) for hook in hooks
+    )
+
+
 def take_off(module: nn.Module) -> list[tuple[bool, str, int]]:
     """Give a layer a plain weight for good.
 
@@ -89,7 +120,8 @@ def _take_off_parametrizations(module: nn.Module) -> Iterator[tuple[bool, str, i
     chains = dict(cast(nn.ModuleDict, module.parametrizations).items())
     for name, chain in chains.items():
         parts = list(cast(nn.ModuleList, chain))
-        parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        with torch.enable_grad():  # without gradients torch would leave a tensor that is no parameter
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         if len(parts) == 1 and isinstance(parts[0], _WeightNorm):
             yield False, name, parts[0].dim
 

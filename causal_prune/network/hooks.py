@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -44,20 +45,58 @@ def hooked(stack: ExitStack, module: nn.Module, change: Callable[[Tensor], Tenso
     stack.callback(handle.remove)
 
 
+@dataclass(frozen=True)
+class Further:
+    """What a layer was given besides its input, such as the `output_size` of a transposed convolution.
+
+    Attributes:
+        args: Further positional arguments.
+        kwargs: Keyword arguments, without the input.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.args or self.kwargs)
+
+
+def further_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Further:
+    """What a layer was given besides its input.
+
+    Args:
+        args: Positional arguments of its call.
+        kwargs: Keyword arguments of its call.
+
+    Returns:
+        The rest.
+    """
+    return Further(tuple(args[1:]), kwargs if args else {k: v for k, v in kwargs.items() if k != "input"})
+
+
 @contextmanager
-def calls_seen(layers: Mapping[str, nn.Module], see: See, *, first: bool = False) -> Iterator[None]:
+def calls_seen(
+    layers: Mapping[str, nn.Module],
+    see: See,
+    *,
+    first: bool = False,
+    further: Callable[[str, Further], object] | None = None,
+) -> Iterator[None]:
     """Show every call of some layers, inside the block.
 
     Args:
         layers: The layers by name.
         see: Is shown each call.
         first: Whether it comes before the hooks that are there already.
+        further: Is called before `see` with the name and what the layer was given besides its input.
 
     Yields:
         Nothing; the hooks are taken off at the end, also after an error.
     """
 
     def hook(name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> object:
+        if further is not None:
+            further(name, further_of(args, kwargs))
         return see(name, module, source_of(args, kwargs), out)
 
     with ExitStack() as stack:

@@ -35,7 +35,7 @@ def silence_network(model: nn.Module, cuts: Cuts, *, where: Literal["filters", "
     masks = silencing_masks(model, cuts, where=where)
     for name in cuts.layers:
         take_off(modules[name])
-    parameters = dict(silenced.named_parameters())
+    parameters = {**dict(silenced.named_parameters()), **dict(silenced.named_buffers())}
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask)
@@ -72,9 +72,10 @@ def _masks(
 ) -> dict[str, Tensor]:
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}  # of tied ones
     masks: dict[str, Tensor] = {}
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, parameter_cut in cuts.parameters.items() if where == "consumers" else ():
         if parameter_cut.reads:
-            tensor = model.get_parameter(name)
+            tensor = own[name]
             line = torch.zeros(parameter_cut.size, dtype=tensor.dtype, device=tensor.device)
             line[list(parameter_cut.keep)] = 1
             shape = [1] * tensor.dim()

@@ -64,20 +64,18 @@ def reading_zeros(model: nn.Module, cuts: Cuts, *, norms: bool = True) -> Any:
 @contextmanager
 def _blind_parameters(model: nn.Module, cuts: Cuts, handles: list[Any]) -> Iterator[None]:
     """Entries of bare parameters that dropped channels are multiplied with are zero inside the block."""
-    saved = {
-        name: model.get_parameter(name).detach().clone() for name, cut in cuts.parameters.items() if cut.reads
-    }
+    saved = {name: own[name].detach().clone() for name, cut in cuts.parameters.items() if cut.reads}
     with torch.no_grad():
         for name in saved:
             cut = cuts.parameters[name]
             gone = torch.tensor(_dropped(cut.keep, cut.size), dtype=torch.int64)
-            model.get_parameter(name).data.index_fill_(cut.dim, gone, 0)
+            own[name].data.index_fill_(cut.dim, gone, 0)
     try:
         with _hooked(handles):
             yield
     finally:
         for name, values in saved.items():
-            model.get_parameter(name).data.copy_(values)
+            own[name].data.copy_(values)
 
 
 def _layer_norm(module: nn.LayerNorm, source: Tensor, out: Tensor, kept: Tensor) -> Tensor:
