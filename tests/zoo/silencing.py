@@ -64,6 +64,7 @@ def reading_zeros(model: nn.Module, cuts: Cuts, *, norms: bool = True) -> Any:
 @contextmanager
 def _blind_parameters(model: nn.Module, cuts: Cuts, handles: list[Any]) -> Iterator[None]:
     """Entries of bare parameters that dropped channels are multiplied with are zero inside the block."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     saved = {name: own[name].detach().clone() for name, cut in cuts.parameters.items() if cut.reads}
     with torch.no_grad():
         for name in saved:
