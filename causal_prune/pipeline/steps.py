@@ -144,7 +144,14 @@ def prove(recipe: Recipe, chosen: Chosen) -> None:
     graph = chosen.graph
     cuts, silent = chosen.plan.cuts, chosen.plan.target.kind == "remove_silent"
     examples = [recipe.example]
-    wrong = difference(recipe.dense, cuts, examples, as_in_training=graph.trains_more, from_dense=silent)
+    wrong = difference(
+        recipe.dense,
+        cuts,
+        examples,
+        as_in_training=graph.trains_more,
+        from_dense=silent,
+        held=graph.statistics,
+    )
     if wrong is not None:
         raise CausalPruneError(
             f"the whole cut is wrong although each group's was right ({wrong}); nothing was written"

@@ -20,7 +20,9 @@ class ChannelAdapter:
     def __init__(self, cut: AdapterCut) -> None:
         self.leaf, self.dim = cut.leaf, cut.dim
         self.restores = cut.form == "restore"
+        self.missing = 0  # channels that are gone, where they all stand behind those that stay
         if self.restores:  # the channel behind the last is a zero, and stands wherever a channel is gone
+            self.missing = cut.size - len(cut.keep) if cut.keep == tuple(range(len(cut.keep))) else 0
             place = {channel: index for index, channel in enumerate(cut.keep)}
             self.index = torch.tensor([place.get(channel, len(cut.keep)) for channel in range(cut.size)])
         else:
@@ -40,8 +42,13 @@ class ChannelAdapter:
         return tree_unflatten(leaves, form)
 
     def _adapt(self, tensor: Tensor) -> Tensor:
-        if self.restores:
-            tensor = torch.cat((tensor, torch.zeros_like(tensor.narrow(self.dim, 0, 1))), dim=self.dim)
+        if (
+            self.restores
+        ):  # no size is computed at run time: a file holds one Pad, and one Gather where needed
+            behind = [0, 0] * (tensor.dim() - 1 - self.dim % tensor.dim())
+            tensor = nn.functional.pad(tensor, (*behind, 0, self.missing or 1))
+            if self.missing:
+                return tensor
         return tensor.index_select(self.dim, self.index.to(tensor.device))
 
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from causal_prune.network.operation_costs import count_operation
 from causal_prune.tracing.channel_labels import FIXED, Labels, LabelSets, Regions, compact, varying_dims
+from causal_prune.tracing.channel_statistics import Calls, Place
 
 PRODUCTS: dict[str, tuple[int, int, int | None]] = {
     "mm": (0, 1, None), "bmm": (0, 1, None), "addmm": (1, 2, 0), "baddbmm": (1, 2, 0), "mv": (0, 1, None),
@@ -52,17 +53,31 @@ class Crossing:
     labels: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class TracingForm:
+    """How functions that count channels by position are treated.
+
+    Attributes:
+        rigid: Modules whose functions get all channels, so that constants in their code stay right.
+        shares: Whether parts of equal size are cut alike, for code that splits by share (`chunk`); else the parts keep
+            all channels, and what was cut is put back in front of them.
+    """
+
+    rigid: frozenset[str] = frozenset()
+    shares: bool = False
+
+
 class ChannelTracer(TorchDispatchMode):
     """Dispatch mode that keeps a label tensor beside every activation.
 
     Args:
         names: Names of the model's parameters and buffers by `id()`.
         rule_of: Gives the rule of an operation.
-        cautious: Whether every function of the user's code gets all channels, so that constants in it stay right.
+        form: How functions that count channels by position are treated.
     """
 
     def __init__(
-        self, names: Mapping[int, str], rule_of: Callable[[Any], "Rule"], *, cautious: bool = False
+        self, names: Mapping[int, str], rule_of: Callable[[Any], "Rule"], *, form: "TracingForm | None" = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sets = LabelSets()
@@ -78,7 +93,11 @@ class ChannelTracer(TorchDispatchMode):
         self.reading: set[str] = set()
         self.approximate: set[int] = set()
         self._charged = ("", 0)
-        self._cautious = cautious
+        self.statistics: set[Place] = set()
+        self.alike: set[str] = set()
+        self.calls = Calls()
+        self.place: Place = ("", "", 0)
+        self.form = form or TracingForm()
         self._names = names
         self._rule_of = rule_of
         self._labels: dict[int, tuple[weakref.ref[Tensor], Labels]] = {}
@@ -209,29 +228,34 @@ class ChannelTracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        module = self.stack[-1] if self.stack else ""
         if self.counting:
-            module = self.stack[-1] if self.stack else ""
             count = count_operation(self.macs, self.uncounted, module, func, args, kwargs, out)
             self._charged = (module, count)
         if not self.inside_layer:
             operation = Operation(self, func, args, kwargs, out)
+            self.place = self.calls.next(module, func)
+            read = [
+                self.labels(tensor) for tensor in operation.inputs
+            ]  # an operation may write into what it reads
             rigid = self._rule_of(func)(operation)
-            self._join_regions(operation, rigid=bool(rigid) or self._cautious)
-            self._carry_data(operation)
+            self._join_regions(operation, read, rigid=bool(rigid) or module in self.form.rigid)
+            self._carry_data(operation, read)
         return out
 
-    def _carry_data(self, operation: "Operation") -> None:
+    def _carry_data(self, operation: "Operation", read: Sequence[Labels]) -> None:
         """What is computed from the network's input depends on it; a number read from it may steer the code."""
-        if not any(self.labels(tensor).data for tensor in operation.inputs):
+        if not any(known.data for known in read):
             return
         if operation.name == "local_scalar_dense" and self.stack:
             self.branching.add(self.stack[-1])
         for tensor in tensors(operation.out):
             self.note(tensor, replace(self.labels(tensor), data=True))
 
-    def _join_regions(self, operation: "Operation", *, rigid: bool) -> None:
+    def _join_regions(self, operation: "Operation", read: Sequence[Labels], *, rigid: bool) -> None:
         """What goes into a function and what comes out of it has one form."""
         touched = [known for known in map(self.labels, operation.inputs) if known.ids is not None]
+        touched += [known for known in read if known.ids is not None]
         results = [(tensor, self.labels(tensor)) for tensor in tensors(operation.out)]
         results = [(tensor, known) for tensor, known in results if known.ids is not None]
         regions = [known.region for known in touched if known.region is not None]

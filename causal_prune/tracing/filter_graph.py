@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from causal_prune.network.layer_kinds import Grouping, Kind
 from causal_prune.surgery import AdapterCut, ConstantFold, Cuts, LayerCut, ParameterCut, Stage
+from causal_prune.tracing.channel_statistics import Place
 
 Role = Literal["producer", "passenger", "consumer"]
 Axis = Literal["out", "in"]
@@ -251,6 +252,7 @@ class FilterGraph:
             of attention, weights of the user's own. Only bare parameters that belong to a group become smaller.
         uncounted: Operations that multiply in a way that is not known, with their modules.
         earlier: The cuts that had led to the network.
+        statistics: Where functions take statistics over channels that may be cut (see `channel_statistics`).
     """
 
     layers: Mapping[str, Layer]
@@ -263,6 +265,7 @@ class FilterGraph:
     others: Mapping[str, Cost] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
     earlier: tuple[Stage, ...] = ()
+    statistics: frozenset[Place] = frozenset()
 
     @property
     def prunable(self) -> tuple[Group, ...]:

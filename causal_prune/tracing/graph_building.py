@@ -67,6 +67,7 @@ def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, image
         record.trains_more,
         others=costs,
         uncounted=named_uncounted(tracer.uncounted),
+        statistics=frozenset(tracer.statistics),
     )
 
 

@@ -1,7 +1,9 @@
 """The filter graph of a network: what can be cut together, who reads whom, and what is frozen and why."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from causal_prune.errors import CausalPruneError, InputError
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.computed_weights import unmask
+from causal_prune.network.layer_kinds import CARRYING, MIXING
 from causal_prune.network.operation_costs import without_fused_attention
 from causal_prune.network.running import (
     Inputs,
@@ -25,7 +28,7 @@ from causal_prune.network.running import (
 from causal_prune.network.tensor_trees import outputs_in, own, tensors_in
 from causal_prune.surgery import stages_of
 from causal_prune.tracing.channel_labels import Labels
-from causal_prune.tracing.channel_tracer import ChannelTracer, tensor_names
+from causal_prune.tracing.channel_tracer import ChannelTracer, TracingForm, tensor_names
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.graph_building import graph_of
 from causal_prune.tracing.label_ties import (
@@ -37,8 +40,12 @@ from causal_prune.tracing.label_ties import (
 from causal_prune.tracing.layer_rules import TraceRecord, labelling
 from causal_prune.tracing.operation_rules import rule_of
 from causal_prune.tracing.silent_units import find_silent
-from causal_prune.tracing.trial_cuts import failing_groups
+from causal_prune.tracing.trial_cuts import Failure, Trials
 
+MOST_FORMS = 24
+"""So many functions are given all channels, one class of modules after the other, before groups are searched."""
+LEAST_LEFT = 3
+"""Parts are cut alike where that leaves at least one unit in so many to choose from."""
 OUTPUT = "produces an output of the network"
 
 
@@ -84,19 +91,90 @@ def trace(
     _refuse(model, example_input)
     plain = unmask(copied(model).eval())
     inputs = as_taken(plain, on_device(example_input, device_of(plain)))
-    graph = _traced(plain, inputs, tuple(freeze), cautious=False)
-    failing = failing_groups(plain, graph, inputs) if prove and graph.prunable else {}
+    traced = partial(_traced, plain, inputs, tuple(freeze))
+    if not prove:
+        return replace(traced(TracingForm())[0], earlier=stages_of(model))
+    graph = replace(_proved(plain, inputs, traced), earlier=stages_of(model))
+    return replace(graph, silence=find_silent(plain, graph, inputs))
+
+
+Traced: TypeAlias = Callable[[TracingForm], tuple[FilterGraph, frozenset[str]]]
+"""From a form to the graph, and the modules in which parts of equal size are cut alike."""
+
+
+def _proved(model: nn.Module, inputs: Inputs, traced: Traced) -> FilterGraph:
+    """The graph in the first form whose trial cuts are right, or with what fails frozen in the best one."""
+    trials = Trials(model, inputs)
+    graph, _, wrong = _best_form(model, traced, trials)
+    failing = trials.failing_groups(graph) if wrong is not None else {}
     if failing:
-        # constants in the user's code may be what breaks: give every function all channels
-        careful = _traced(plain, inputs, tuple(freeze), cautious=True)
-        failing_there = failing_groups(plain, careful, inputs)
-        if len(failing_there) < len(failing):
-            graph, failing = careful, failing_there
+        careful, _ = traced(TracingForm(rigid=frozenset(dict(model.named_modules()))))
+        there = trials.failing_groups(careful) if careful.prunable else {}
+        if _units(careful, there) > _units(graph, failing):
+            graph, failing = careful, there
     while failing:
         graph = graph.without(failing)
-        failing = failing_groups(plain, graph, inputs) if graph.prunable else {}
-    graph = replace(graph, earlier=stages_of(model))
-    return replace(graph, silence=find_silent(plain, graph, inputs)) if prove else graph
+        failing = trials.failing_groups(graph) if graph.prunable else {}
+    return graph
+
+
+def _best_form(
+    model: nn.Module, traced: Traced, trials: Trials
+) -> tuple[FilterGraph, TracingForm, Failure | None]:
+    """Parts of equal size cut alike, or whole; then with further functions that get all channels.
+
+    Parts are cut alike only where that leaves enough units to choose from, as it needs no adapters.
+    """
+    by_share, plain = TracingForm(shares=True), TracingForm()
+    graph, alike = traced(by_share)
+    forms = [(graph, by_share)]
+    if alike:
+        whole, _ = traced(plain)
+        forms = [*forms, (whole, plain)] if _units(graph) * LEAST_LEFT >= _units(whole) else [(whole, plain)]
+    found = [(graph, form, trials.of_all(graph) if graph.prunable else None) for graph, form in forms]
+    for each in found:
+        if each[2] is None:
+            return each
+    settled = [_settled(model, *each, traced, trials) for each in found]
+    return max(settled, key=lambda each: (each[2] is None, _units(each[0])))
+
+
+def _settled(
+    model: nn.Module,
+    graph: FilterGraph,
+    form: TracingForm,
+    wrong: Failure | None,
+    traced: Traced,
+    trials: Trials,
+) -> tuple[FilterGraph, TracingForm, Failure | None]:
+    """Give all channels to functions that break a cut network, until none does; and what is still wrong then."""
+    for _ in range(MOST_FORMS):
+        if wrong is None or wrong.module is None:
+            break
+        culprits = _culprits(model, wrong.module, form.rigid)
+        if not culprits:
+            break
+        form = replace(form, rigid=form.rigid | culprits)
+        graph, _ = traced(form)
+        wrong = trials.of_all(graph) if graph.prunable else None
+    return graph, form, wrong
+
+
+def _units(graph: FilterGraph, failing: Container[str] = ()) -> int:
+    return sum(group.size for group in graph.prunable if group.name not in failing)
+
+
+def _culprits(model: nn.Module, place: str, rigid: frozenset[str]) -> frozenset[str]:
+    """The module whose function breaks a cut network, and all others of its class: they share the code."""
+    modules = dict(model.named_modules())
+    while isinstance(modules[place], (*MIXING, *CARRYING)) or place in rigid:
+        if not place:
+            return frozenset()
+        place = place.rpartition(".")[0]
+    kind = type(modules[place])
+    if kind.__module__.startswith("torch.nn.modules.container"):
+        return frozenset({place})
+    return frozenset(name for name, module in modules.items() if type(module) is kind)
 
 
 def _refuse(model: nn.Module, inputs: Inputs) -> None:
@@ -121,10 +199,12 @@ def _refuse(model: nn.Module, inputs: Inputs) -> None:
             raise InputError(f"the model's {name} holds NaN: load its weights again")
 
 
-def _traced(model: nn.Module, inputs: Inputs, freeze: tuple[str, ...], *, cautious: bool) -> FilterGraph:
+def _traced(
+    model: nn.Module, inputs: Inputs, freeze: tuple[str, ...], form: TracingForm
+) -> tuple[FilterGraph, frozenset[str]]:
     copy = copied(model)
     record = TraceRecord(dict(copy.named_modules()))
-    tracer = ChannelTracer(tensor_names(copy), lambda func: rule_of(func, record), cautious=cautious)
+    tracer = ChannelTracer(tensor_names(copy), lambda func: rule_of(func, record), form=form)
     _run(copy, inputs, tracer, record)
     if record.unreached:
         _run_as_in_training(copy, inputs, tracer, record)
@@ -135,7 +215,8 @@ def _traced(model: nn.Module, inputs: Inputs, freeze: tuple[str, ...], *, cautio
             tracer.sets.freeze(layer.out_labels, "frozen by the caller")
     join_calls(tracer)
     settle_regions(tracer, record)
-    return graph_of(model, tracer, record, 1 if record.unbatched else max(batch_size(inputs), 1))
+    images = 1 if record.unbatched else max(batch_size(inputs), 1)
+    return graph_of(model, tracer, record, images), frozenset(tracer.alike)
 
 
 def _run(model: nn.Module, inputs: Inputs, tracer: ChannelTracer, record: TraceRecord) -> None:

@@ -16,9 +16,11 @@ from causal_prune.tracing.channel_labels import (
     Labels,
     broadcast_labels,
     canonical,
+    compact,
     meeting_pairs,
     varying_dims,
 )
+from causal_prune.tracing.channel_statistics import STATISTICS
 from causal_prune.tracing.channel_tracer import PRODUCTS, Operation, Rule, tensors
 from causal_prune.tracing.layer_rules import TraceRecord, record_operation
 from causal_prune.tracing.product_rules import convolution, normalisation, product
@@ -129,7 +131,39 @@ def _by_position(op: Operation) -> bool:
     op_swapped = Operation(op.tracer, op.func, op.args, op.kwargs, op.out)
     _whole_with_indices(op_swapped)
     whole = op.name in ("slice", "narrow") and isinstance(op.out, Tensor) and op.out.shape == op.args[0].shape
-    return bool(touched & set(varying_dims(ids))) and not whole
+    by_channel = touched & set(varying_dims(ids))
+    return bool(by_channel) and not whole and not _cut_alike(op, ids, by_channel)
+
+
+def _cut_alike(op: Operation, ids: Tensor, dims: set[int]) -> bool:
+    """Bind equal parts of the channels together, where an operation takes such parts and code by share is followed."""
+    if not _by_share(op) or op.name not in ("split", "split_with_sizes", "slice", "narrow") or len(dims) != 1:
+        return False
+    (dim,) = dims
+    sizes = {part.shape[dim] for part in tensors(op.out)}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    start = int(op.argument("start") or 0) if op.name in ("slice", "narrow") else 0
+    step = int(op.argument("step") or 1) if op.name == "slice" else 1
+    if not size or ids.shape[dim] % size or start % size or step != 1 or size == ids.shape[dim]:
+        return False
+    _unite_along(op, ids.unflatten(dim, (-1, size)), dim)
+    return True
+
+
+def _by_share(op: Operation) -> bool:
+    module = op.tracer.stack[-1] if op.tracer.stack else ""
+    return op.tracer.form.shares and module not in op.tracer.form.rigid
+
+
+def _unite_along(op: Operation, ids: Tensor, dim: int) -> None:
+    """Let everything that stands at one place of all other dimensions go together."""
+    rows = compact(ids).movedim(dim, 0).flatten(1)
+    reason = f"goes with channels that cannot be removed{op.tracer.where()}"
+    for row in rows[1:].tolist():
+        for first, other in zip(rows[0].tolist(), row, strict=True):
+            if first != other:
+                op.tracer.sets.unite(first, other, reason)
+    op.tracer.alike.add(op.tracer.stack[-1] if op.tracer.stack else "")
 
 
 def _whole_with_indices(op: Operation) -> None:
@@ -148,7 +182,22 @@ def _view(op: Operation) -> bool:
         op.note(None)
         return False
     op.note(canonical(ids.reshape(op.out.shape)))
-    return _splits(ids, op.out.shape)
+    return _splits(ids, op.out.shape) and not _viewed_alike(op, ids)
+
+
+def _viewed_alike(op: Operation, ids: Tensor) -> bool:
+    """Bind what a view puts side by side: of (..., C, ...) as (..., P, C / P, ...) every part is cut alike."""
+    dims = varying_dims(ids)
+    if not _by_share(op) or len(dims) != 1:
+        return False
+    found = op.tracer.labels(op.out).ids
+    new = varying_dims(found)
+    if len(new) != 2 or new[1] != new[0] + 1 or found is None:
+        return False
+    if found.shape[new[0]] * found.shape[new[1]] != ids.shape[dims[0]]:
+        return False
+    _unite_along(op, found, new[0])
+    return True
 
 
 def _splits(ids: Tensor, new: torch.Size) -> bool:
@@ -239,10 +288,17 @@ def _reduce(op: Operation) -> None:
         op.note(None)
         return
     dims = _dims(op.argument("dim"), ids.dim())
-    if set(dims) & set(varying_dims(ids)):
-        op.freeze(ids, f"channels are mixed by {op.name}")
+    mixed, others = set(dims) & set(varying_dims(ids)), set(varying_dims(ids)) - set(dims)
+    if mixed and not others:
+        if op.name in STATISTICS and not op.tracer.is_parameter(ids):
+            op.tracer.approximate.update(label for label in compact(ids).flatten().tolist() if label != FIXED)
+            op.tracer.statistics.add(op.tracer.place)
+        else:
+            op.freeze(ids, f"channels are mixed by {op.name}")
         op.note(None)
         return
+    for dim in mixed:  # branches, or parts of the channels, are summed place by place
+        _unite_along(op, ids, dim)
     for dim in dims:
         ids = ids.narrow(dim, 0, 1)
     op.note(ids.reshape(tensors(op.out)[0].shape))
@@ -250,8 +306,12 @@ def _reduce(op: Operation) -> None:
 
 def _along(op: Operation) -> None:
     ids = op.source.ids
-    if ids is not None and op.argument("dim") % ids.dim() in varying_dims(ids):
-        op.freeze(ids, f"channels are mixed by {op.name}")
+    dim = op.argument("dim") % ids.dim() if ids is not None else 0
+    if ids is not None and dim in varying_dims(ids):
+        if len(varying_dims(ids)) > 1:
+            _unite_along(op, ids, dim)
+        else:
+            op.freeze(ids, f"channels are mixed by {op.name}")
     op.note(ids)
 
 

@@ -5,7 +5,9 @@ run. The silenced network, its reference, is itself put to the test: noise in th
 must not change what it computes, so a reader that the graph has missed shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import Inputs, call, copied, device_of, seeded, train_without_statistics
 from causal_prune.network.tensor_trees import mapped, outputs_in
 from causal_prune.surgery import Cuts, cut_network, silence_network, silencing_masks
+from causal_prune.tracing.channel_statistics import Place, StatisticsHeld
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 
 TOLERANCE = 1e-5
@@ -26,59 +29,113 @@ EXACT_TOLERANCE = 1e-9
 """Largest difference relative to the largest output, in float32 and for the second look in float64."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong in a trial.
+
+    Attributes:
+        reason: In a user's words.
+        module: The module that raised an error; None where the outputs differ.
+    """
+
+    reason: str
+    module: str | None = None
+
+
+class Trials:
+    """Trial cuts of one network.
+
+    The copy has random weights wherever trained or fresh ones could hide a mix-up (equal statistics, tiny scales), and
+    normalisation over channels is switched off in all that is compared, as it differs by nature.
+
+    Args:
+        model: The dense network in eval mode; it is not changed.
+        inputs: An example input; noise of the same shape is tried as well.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self._device = device_of(model)
+        with seeded(0, self._device):
+            self._scrambled = _scrambled(model)
+            self._examples = [inputs, noise_like(inputs)]
+
+    def of_all(self, graph: FilterGraph) -> Failure | None:
+        """Cut all groups together, once a unit each and once half of their units.
+
+        Args:
+            graph: From the trace.
+
+        Returns:
+            What went wrong; None where the cuts are right.
+
+        Cost: six forward passes.
+        """
+        with seeded(0, self._device):
+            return self._trial(graph, list(graph.prunable))
+
+    def failing_groups(self, graph: FilterGraph) -> dict[str, str]:
+        """Find the groups whose cut is not the same as silencing them.
+
+        Only where all of them together fail, halves of the list are tried on their own.
+
+        Args:
+            graph: From the trace.
+
+        Returns:
+            By group what went wrong; empty where every cut is right.
+
+        Cost: six forward passes where nothing is wrong.
+        """
+        with seeded(0, self._device):
+            return self._search(graph, list(graph.prunable))
+
+    def _search(self, graph: FilterGraph, groups: list[Group]) -> dict[str, str]:
+        wrong = self._trial(graph, groups)
+        if wrong is None:
+            return {}
+        if len(groups) == 1:
+            return {groups[0].name: wrong.reason}
+        middle = len(groups) // 2
+        found = self._search(graph, groups[:middle]) | self._search(graph, groups[middle:])
+        # right alone and wrong together: none of them can be trusted beside the others
+        return found or {group.name: wrong.reason for group in groups}
+
+    def _trial(self, graph: FilterGraph, groups: list[Group]) -> Failure | None:
+        """Cut some groups on a copy; None if the result is right, else what is wrong."""
+        for share in (0.0, 0.5):
+            kept = {group.name: tuple(range(group.size)) for group in graph.prunable}
+            for group in groups:
+                left = max(group.size - max(1, int(group.size * share)), 1)
+                order = torch.randperm(group.size).tolist()
+                if not share:  # without the first unit all others stand elsewhere
+                    order = [*(unit for unit in order if unit), 0]
+                kept[group.name] = group.first(left, order)
+            wrong = compared(
+                self._scrambled,
+                graph.cuts(kept),
+                self._examples,
+                as_in_training=graph.trains_more,
+                held=graph.statistics,
+            )
+            if wrong is not None:
+                return wrong
+        return None
+
+
 def failing_groups(model: nn.Module, graph: FilterGraph, inputs: Inputs) -> dict[str, str]:
     """Find the groups whose cut is not the same as silencing them.
-
-    All groups are cut together, once a unit each and once half of their units; only where that fails, halves of the
-    list are tried on their own. The copy has random weights wherever trained or fresh ones could hide a mix-up
-    (equal statistics, tiny scales), and normalisation over channels is switched off in both networks, as it differs
-    by nature.
 
     Args:
         model: The dense network in eval mode; it is not changed.
         graph: From the trace.
-        inputs: An example input; noise of the same shape is tried as well.
+        inputs: An example input.
 
     Returns:
         By group what went wrong; empty where every cut is right.
 
     Cost: six forward passes where nothing is wrong.
     """
-    with seeded(0, device_of(model)):
-        scrambled = _scrambled(model)
-        examples = [inputs, noise_like(inputs)]
-        return _search(scrambled, graph, examples, list(graph.prunable))
-
-
-def _search(
-    model: nn.Module, graph: FilterGraph, examples: Sequence[Inputs], groups: list[Group]
-) -> dict[str, str]:
-    wrong = _trial(model, graph, examples, groups)
-    if wrong is None:
-        return {}
-    if len(groups) == 1:
-        return {groups[0].name: wrong}
-    middle = len(groups) // 2
-    found = _search(model, graph, examples, groups[:middle]) | _search(
-        model, graph, examples, groups[middle:]
-    )
-    # right alone and wrong together: none of them can be trusted beside the others
-    return found or {group.name: wrong for group in groups}
-
-
-def _trial(
-    model: nn.Module, graph: FilterGraph, examples: Sequence[Inputs], groups: list[Group]
-) -> str | None:
-    """Cut some groups on a copy; None if the result is right, else what is wrong."""
-    for share in (0.0, 0.5):
-        kept = {group.name: tuple(range(group.size)) for group in graph.prunable}
-        for group in groups:
-            left = max(group.size - max(1, int(group.size * share)), 1)
-            kept[group.name] = group.first(left, torch.randperm(group.size).tolist())
-        wrong = difference(model, graph.cuts(kept), examples, as_in_training=graph.trains_more)
-        if wrong is not None:
-            return wrong
-    return None
+    return Trials(model, inputs).failing_groups(graph)
 
 
 def difference(
@@ -88,6 +145,7 @@ def difference(
     *,
     as_in_training: bool = False,
     from_dense: bool = False,
+    held: frozenset[Place] = frozenset(),
 ) -> str | None:
     """Compare a cut network with the silenced one, and that with itself under noise in what it silences.
 
@@ -98,10 +156,38 @@ def difference(
         as_in_training: Whether heads that run only in training are compared as well.
         from_dense: Whether the cut network must compute what the dense one computes, and not the silenced one: for
             units that are constant, whose constants are folded.
+        held: Statistics over channels, which differ by nature.
 
     Returns:
         None where all agree, else what does not.
     """
+    found = compared(model, cuts, examples, as_in_training=as_in_training, from_dense=from_dense, held=held)
+    return None if found is None else found.reason
+
+
+def compared(
+    model: nn.Module,
+    cuts: Cuts,
+    examples: Sequence[Inputs],
+    *,
+    as_in_training: bool = False,
+    from_dense: bool = False,
+    held: frozenset[Place] = frozenset(),
+) -> Failure | None:
+    """Like `difference`, and tell the module that raised an error.
+
+    Args:
+        model: The dense network.
+        cuts: What is cut.
+        examples: Inputs.
+        as_in_training: As there.
+        from_dense: As there.
+        held: As there.
+
+    Returns:
+        None where all agree, else what does not.
+    """
+    running: list[str] = []
     try:
         for precision, tolerance in ((torch.float32, TOLERANCE), (torch.float64, EXACT_TOLERANCE)):
             network = copied(model).to(precision)
@@ -109,17 +195,43 @@ def difference(
             if from_dense:
                 worst = _change(network, cuts, batches)
             else:
-                worst = _largest_difference(network, cuts, batches, as_in_training)
+                worst = _largest_difference(network, cuts, batches, as_in_training, held, running)
             if worst <= tolerance:
                 return None
-        return f"a trial cut changes the output by {worst:.1e} of its size"
+        return Failure(f"a trial cut changes the output by {worst:.1e} of its size")
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises on a cut network is the answer
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"a trial cut fails: {first[:120]}"
+        return Failure(f"a trial cut fails: {first[:120]}", running[-1] if running else None)
+
+
+@contextmanager
+def _located(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the name of the module that runs, also when it raises an error."""
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(lambda *_, name=name: running.append(name), prepend=True)
+        )
+        handles.append(module.register_forward_hook(lambda *_: _left(running)))
+    running.clear()
+    running.append("")
+    yield
+    running.clear()
+    for handle in handles:
+        handle.remove()
+
+
+def _left(running: list[str]) -> None:
+    running.pop()
 
 
 def _largest_difference(
-    model: nn.Module, cuts: Cuts, examples: Sequence[Inputs], as_in_training: bool
+    model: nn.Module,
+    cuts: Cuts,
+    examples: Sequence[Inputs],
+    as_in_training: bool,
+    held: frozenset[Place],
+    running: list[str],
 ) -> float:
     silenced = silence_network(model, cuts, where="consumers")
     noisy = copied(silenced)
@@ -135,9 +247,11 @@ def _largest_difference(
             for network in (silenced, smaller, noisy):
                 prepare(network)
             for inputs in examples:
-                reference = _outputs(silenced, inputs, watched)
-                for other in (smaller, noisy):
-                    worst = max(worst, largest_difference(reference, _outputs(other, inputs, watched)))
+                reference = _outputs(silenced, inputs, watched, held)
+                with _located(smaller, running):
+                    found = [_outputs(smaller, inputs, watched, held)]
+                found.append(_outputs(noisy, inputs, watched, held))
+                worst = max(worst, *(largest_difference(reference, other) for other in found))
     return worst
 
 
@@ -163,14 +277,17 @@ def _uncut(model: nn.Module, cuts: Cuts) -> tuple[str, ...]:
     )
 
 
-def _outputs(model: nn.Module, inputs: Inputs, watched: Sequence[str]) -> list[Tensor]:
+def _outputs(
+    model: nn.Module, inputs: Inputs, watched: Sequence[str], held: frozenset[Place] = frozenset()
+) -> list[Tensor]:
     """What the network returns; where that does not tell all, in front of it what some layers return."""
     found: list[Tensor] = []
     layers = {name: model.get_submodule(name) for name in watched}
-    with (
-        seeded(0, device_of(model)),
-        outputs_of(layers, lambda _, __, out: found.append(out.detach().clone())),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(seeded(0, device_of(model)))
+        stack.enter_context(outputs_of(layers, lambda _, __, out: found.append(out.detach().clone())))
+        if held:
+            stack.enter_context(StatisticsHeld(model, held))
         returned = outputs_in(call(model, inputs))
     telling = all(tensor.is_floating_point() for tensor in returned) and any(t.numel() > 1 for t in returned)
     return returned if telling else [*found, *returned]

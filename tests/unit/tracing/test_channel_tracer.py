@@ -13,6 +13,7 @@ from causal_prune.tracing.channel_tracer import (
     Crossing,
     Operation,
     Rule,
+    TracingForm,
     tensor_names,
     tensors,
 )
@@ -132,7 +133,11 @@ def test_what_cannot_be_picked_crosses_unseen(tracer: ChannelTracer, known: Labe
 def test_what_goes_into_a_function_and_what_comes_out_has_one_form(
     rigid: bool, cautious: bool, wide: bool
 ) -> None:
-    tracer = ChannelTracer({}, lambda _: lambda op: passing_on(op, rigid=rigid), cautious=cautious)
+    tracer = ChannelTracer(
+        {},
+        lambda _: lambda op: passing_on(op, rigid=rigid),
+        form=TracingForm(rigid=frozenset({""}) if cautious else frozenset()),
+    )
     a, b, other = (labelled(tracer, 2, 3) for _ in range(3))
     with tracer:
         found = tracer.labels(a + b)

@@ -130,7 +130,7 @@ def test_what_works_channel_by_channel_keeps_the_labels(name: str) -> None:
 
 
 MIXED: dict[str, tuple[Change, str]] = {
-    "mean": (lambda x: x.mean(1), "channels are mixed by mean"),
+    "sum": (lambda x: x.sum(1), "channels are mixed by sum"),
     "sum of all": (lambda x: x.sum(), "channels are mixed by sum"),
     "softmax": (lambda x: x.softmax(1), "channels are mixed by softmax"),
     "cumsum": (lambda x: x.cumsum(-3), "channels are mixed by cumsum"),
