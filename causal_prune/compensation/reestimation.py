@@ -22,7 +22,7 @@ from causal_prune.network.running import (
     seeded,
 )
 from causal_prune.network.spread import Spread
-from causal_prune.network.tensor_trees import tensors_in
+from causal_prune.network.tensor_trees import mapped, tensors_in
 from causal_prune.progress import track
 
 
@@ -232,11 +232,31 @@ def check_same_task(dense: nn.Module, inputs: Inputs, outputs: Any) -> None:
             "batch 1 of calibration",
         )
     shapes = [[tuple(tensor.shape) for tensor in tensors_in(value)] for value in (expected, outputs)]
-    if shapes[0] != shapes[1]:
+    if shapes[0] != shapes[1] and not _varying(dense, inputs, shapes[0]):
         raise InputError(
             f"compensate: on the first calibration batch dense returns {shapes[0]} and pruned {shapes[1]}: "
             "give the network that pruned was cut from"
         )
+
+
+def _varying(dense: nn.Module, inputs: Inputs, shapes: list[tuple[int, ...]]) -> bool:
+    """Whether the shapes that a network returns depend on its images: boxes that are left after suppression."""
+
+    def changed(tensor: Tensor) -> Tensor:
+        return torch.randn_like(tensor) if tensor.is_floating_point() and tensor.dim() else tensor
+
+    with modes_kept(dense), seeded(0, device_of(dense)):
+        dense.eval()
+        for _ in range(4):
+            other = attempt(
+                "compensate: the dense network",
+                dense,
+                on_device(mapped(changed, inputs), device_of(dense)),
+                "noise of the form of batch 1",
+            )
+            if [tuple(tensor.shape) for tensor in tensors_in(other)] != shapes:
+                return True
+    return False
 
 
 def _write(statistics: _Pooled, name: str) -> None:

@@ -142,7 +142,10 @@ def _teacher_on(teacher: nn.Module | None, device: str | torch.device) -> nn.Mod
 def _length(train: Iterable[Any]) -> int:
     if isinstance(train, Iterator):
         raise InputError("fine_tune: train can be iterated only once: give a DataLoader or a list of batches")
-    length = len(train) if isinstance(train, Sized) else sum(1 for _ in train)
+    try:
+        length = len(train) if isinstance(train, Sized) else sum(1 for _ in train)
+    except TypeError:  # a loader of an IterableDataset has a length and does not know it
+        length = sum(1 for _ in train)
     if length == 0:
         raise InputError("fine_tune: train has no batch: give at least one")
     return length

@@ -38,7 +38,7 @@ def open_axes(example: Mapping[str, Tensor], *, batch: bool, size: bool) -> tupl
     first = {0: torch.export.Dim("batch")} if batch else {}
     found = []
     for name, tensor in example.items():
-        axes: dict[int, Any] = dict(first)
+        axes: dict[int, Any] = dict(first) if tensor.dim() else {}
         if size:
             mark = "" if len(example) == 1 else f"{name}_"
             axes |= {2 + k: f"{mark}{each}" for k, each in enumerate(SIZES.get(tensor.dim(), ()))}
@@ -56,7 +56,7 @@ def other_batch(example: Mapping[str, Tensor], *, dynamic: bool) -> dict[str, Te
     Returns:
         Inputs by name.
     """
-    count = len(next(iter(example.values())))
+    count = next((len(tensor) for tensor in example.values() if tensor.dim()), 1)
     images = (3 if count != 3 else 2) if dynamic else None
     return {name: resampled(tensor, images) for name, tensor in example.items()}
 
@@ -108,7 +108,7 @@ def resampled(tensor: Tensor, batch: int | None, resize: Callable[[int, int], in
         The new tensor.
     """
     shape = list(tensor.shape)
-    if batch is not None:
+    if batch is not None and shape:
         shape[0] = batch
     if resize is not None and tensor.dim() in SIZES:
         shape[2:] = [resize(k, size) for k, size in enumerate(shape[2:])]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from causal_prune.errors import CausalPruneError, InputError, ParityError, first_line
 from causal_prune.machine import whole_file
 from causal_prune.network.ambient_modes import undisturbed
-from causal_prune.network.running import Inputs, call_on, copied, device_of, seeded
-from causal_prune.network.tensor_trees import named_tensors, outputs_in, own, tensors_in
+from causal_prune.network.running import Inputs, as_taken, call_on, copied, device_of, seeded
+from causal_prune.network.tensor_trees import ImageList, named_tensors, outputs_in, own, tensors_in
 from causal_prune.onnx_files.dynamic_axes import open_axes, other_batch, other_sizes
 from causal_prune.onnx_files.opset import EXPORTED, at_opset, check_opset
 from causal_prune.onnx_files.parity import Parity, check_tolerance, largest_error, parity_of
@@ -37,7 +37,7 @@ def export_onnx(
     path: str | Path,
     example_input: Inputs,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     metadata: Mapping[str, str] | None = None,
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
@@ -60,7 +60,8 @@ def export_onnx(
             passed.
         example_input: A tensor, a tuple of positional or a mapping of keyword tensors, each (batch, ...). A batch
             of one image is doubled for the export, as some networks need it to keep the batch dynamic.
-        tolerance: The largest error allowed, as defined at `Parity`; greater than 0.
+        tolerance: The largest error allowed, as defined at `Parity`; greater than 0. None for 1e-4, and for 1e-2 where
+            the network computes in float16.
         metadata: Written into the file's metadata, next to the weights: what made it, from what.
         dynamic_batch: Whether the file takes batches of any size, or only that of the example.
         dynamic_size: Whether it takes images of any height and width (signals of any length, volumes of any size)
@@ -87,9 +88,11 @@ def export_onnx(
         True
     """
     path = Path(path)
+    if tolerance is None:
+        tolerance = TOLERANCES.get(_precision(model, example_input), 1e-4)
     _check_arguments(path, tolerance, opset)
     device = device_of(model)
-    named = _renamed("input", input_names, _named_inputs(example_input, dynamic_batch))
+    named = _renamed("input", input_names, _named_inputs(as_taken(model, example_input), dynamic_batch))
     example = {name: tensor.detach().to(device) for name, tensor in named.items()}
     flat = _Flat(copied(model), _keywords(example_input), output_names)
     form = _Form(dynamic_batch, dynamic_size, opset)
@@ -115,6 +118,16 @@ def export_onnx(
         ]
     errors = {name: [p.outputs[name] for p in parities if name in p.outputs] for name in reference}
     return parity_of({name: max(found) for name, found in errors.items() if found}, tolerance)
+
+
+TOLERANCES = {torch.float16: 1e-2}
+"""Where another largest error than 1e-4 is allowed."""
+
+
+def _precision(model: nn.Module, example_input: Inputs) -> torch.dtype:
+    """What most of a network computes in."""
+    found = [t.dtype for t in (*model.parameters(), *tensors_in(example_input)) if t.is_floating_point()]
+    return max(found, key=found.count, default=torch.float32)
 
 
 @undisturbed
@@ -225,6 +238,10 @@ def _check_arguments(path: Path, tolerance: float, opset: int | None) -> None:
 
 
 def _named_inputs(example: Inputs, dynamic_batch: bool) -> dict[str, Tensor]:
+    if isinstance(example, ImageList):
+        raise InputError(
+            "example_input is a list of images, which no ONNX file can take: export the part behind it"
+        )
     if isinstance(example, Tensor):
         named: dict[str, Any] = {"input": example}
     elif isinstance(example, Mapping):
@@ -241,8 +258,8 @@ def _named_inputs(example: Inputs, dynamic_batch: bool) -> dict[str, Tensor]:
         raise InputError(f"example_input holds no image: shapes are {sizes}")
     if any(tensor.dtype == torch.bfloat16 for tensor in named.values()):
         raise InputError("example_input is bfloat16, which ONNX Runtime does not run on the CPU: use float32")
-    firsts = {shape[:1] for shape in sizes.values()}
-    if dynamic_batch and (len(firsts) > 1 or () in firsts):
+    firsts = {shape[:1] for shape in sizes.values() if shape}
+    if dynamic_batch and len(firsts) != 1:
         raise InputError(
             f"inputs of shapes {sizes} have no common batch as first dimension: use dynamic_batch=False"
         )
@@ -258,7 +275,8 @@ def _converted(
         with _quiet():
             if form.dynamic_batch:
                 inputs = tuple(
-                    torch.cat((tensor, tensor)) if len(tensor) == 1 else tensor for tensor in inputs
+                    torch.cat((tensor, tensor)) if tensor.dim() and len(tensor) == 1 else tensor
+                    for tensor in inputs
                 )
             program = torch.onnx.export(
                 flat,
@@ -351,6 +369,10 @@ def _parity_with_torch(
         known = {info.name for info in signature(session)[0]}
         results = session.run(list(expected), {name: array for name, array in feed.items() if name in known})
     except Exception as error:  # ONNX Runtime has one exception class per status and no common base
+        if any(tensor.dtype == torch.float64 for tensor in batch.values()):
+            raise InputError(
+                "the model computes in float64, for which ONNX Runtime lacks operations: export model.float()"
+            ) from error
         reason = error if isinstance(error, CausalPruneError) else first_line(error)
         raise ParityError(
             f"ONNX Runtime cannot run the exported network on shape {size}: {reason}{way_out}"

@@ -124,6 +124,11 @@ def check_prunable(graph: FilterGraph) -> None:
     """
     if not graph.prunable:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.frozen.items())[:3])
+        if not graph.layers:
+            raise TargetError(
+                "nothing can be pruned: there is no convolution or linear layer of a known kind in the network; "
+                "a quantised network is pruned before it is quantised"
+            )
         raise TargetError(f"nothing can be pruned: every layer is frozen ({reasons})")
 
 

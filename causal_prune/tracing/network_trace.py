@@ -183,6 +183,17 @@ def _refuse(model: nn.Module, inputs: Inputs) -> None:
         raise InputError(
             "the model is a TorchScript module, whose code cannot be cut: pass the module it was made from"
         )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"the model holds a TorchScript module ({name}), whose code cannot be cut: "
+                "put the module that it was made from in its place"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise InputError(
+                f"the model has lazy layers that do not know their sizes yet ({name}): run it on an image first"
+            )
     if hasattr(model, "_orig_mod"):
         raise InputError("the model is compiled (torch.compile): pass the module inside, model._orig_mod")
     if any(tensor.is_meta for tensor in tensors_in(inputs)):
