@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -57,7 +58,8 @@ def typed(ctx: typer.Context) -> dict[str, object]:
         InputError: If a flag is given together with its own `--no-` form.
     """
     flags = {*keys(), *(f"no_{key}" for key in keys())}
-    given = {key: value for key, value in ctx.params.items() if key in flags and value not in (None, (), [])}
+    params = {key.removesuffix("_"): value for key, value in ctx.params.items()}
+    given = {key: value for key, value in params.items() if key in flags and value not in (None, (), [])}
     for key, name in keys().items():
         off = f"no_{key}"
         if given.pop(off, None):
@@ -123,6 +125,7 @@ def _parameter(
 ) -> inspect.Parameter:
     option = typer.Option(spelt, help=text, rich_help_panel=panel, show_default=False, metavar=metavar)
     keyword = inspect.Parameter.KEYWORD_ONLY
+    key = f"{key}_" if iskeyword(key) else key  # such as `from`
     return inspect.Parameter(key, keyword, default=None, annotation=Annotated[kind, option])
 
 

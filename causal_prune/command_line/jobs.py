@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from causal_prune.command_line.settings import RunSettings
+from causal_prune.command_line.settings import RunSettings, source_config
 from causal_prune.data import Data, loader
 from causal_prune.errors import InputError
 from causal_prune.fine_tuning import fine_tune
@@ -14,6 +14,7 @@ from causal_prune.network.running import seeded
 from causal_prune.pipeline import Compressed, Options, choose, compress, layer_entries, recipe_of
 from causal_prune.report import LayerWidths, Target, check_out
 from causal_prune.sources import check_fits, load_data, load_model, load_weights, small_resnet
+from causal_prune.surgery import load
 from causal_prune.tracing import FilterGraph, trace
 
 TRAINING_EPOCHS = 40
@@ -72,6 +73,8 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
     Raises:
         CausalPruneError: If the model or its input cannot be used.
     """
+    if settings.from_bundle is not None:
+        return trace(*_of_bundle(settings), freeze=settings.freeze)
     if settings.model is None:
         return trace(small_resnet(), torch.rand(1, 1, 8, 8), freeze=settings.freeze)
     model = load_model(settings.model, settings.model_arg)
@@ -89,6 +92,11 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
     return trace(model, example, freeze=settings.freeze)
 
 
+def _of_bundle(settings: RunSettings) -> tuple[nn.Module, torch.Tensor]:
+    model, data = _dense(settings)
+    return model, _example(data)
+
+
 def _title(settings: RunSettings) -> str:
     if settings.model is None:
         return "digits" if settings.data == "digits" else "small_resnet"
@@ -99,14 +107,20 @@ def _options(settings: RunSettings, command: str) -> Options:
     """The options of `compress`, with the defaults of a command."""
     given = settings.model_fields_set
     title = _title(settings)
+    again = settings.from_bundle
     defaults = {
-        "out": Path("export") / title,
-        "epochs": EMBEDDED_EPOCHS if settings.model is None else 0,
+        "out": Path("export") / (title if again is None else f"{again.resolve().name}-again"),
+        "epochs": EMBEDDED_EPOCHS if settings.model is None and again is None else 0,
         "parents": "chain" if settings.mode == "zero" else None,
     }
     filled = {name: value for name, value in defaults.items() if name not in given}
     return settings.part(Options).model_copy(
-        update={**filled, "title": title, "command": command or settings.command}
+        update={
+            **filled,
+            "title": title,
+            "command": command or settings.command,
+            "source_config": source_config(settings),
+        }
     )
 
 
@@ -118,7 +132,7 @@ def _example(data: Data) -> torch.Tensor:
 def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
     """The trained network and its data, checked against each other."""
     check_device(settings.device)
-    if settings.model is not None:
+    if settings.model is not None and settings.from_bundle is None:
         # before the data: a name that is wrong costs no reading of images
         with seeded(settings.seed):
             model = load_model(settings.model, settings.model_arg)
@@ -132,10 +146,19 @@ def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
         calibration_images=settings.calibration_images,
         seed=settings.seed,
     )
-    if settings.model is None:
+    if settings.from_bundle is not None:
+        model = load(settings.from_bundle, lambda: _factory(settings, data))
+    elif settings.model is None:
         model = _embedded(settings, data)
     check_fits(model, data, device=settings.device)
     return model, data
+
+
+def _factory(settings: RunSettings, data: Data) -> nn.Module:
+    """The network that a bundle was first cut from, with any weights."""
+    if settings.model is not None:
+        return load_model(settings.model, settings.model_arg)
+    return small_resnet(data.task.width(data.classes), _example(data).shape[1])
 
 
 def _embedded(settings: RunSettings, data: Data) -> nn.Module:

@@ -1,5 +1,6 @@
 """The options of `causal-prune run`: from a TOML file and from flags, checked together."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -89,8 +90,11 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         ('keep_params', 0.3)
     """
     from_file = {} if config is None else dict(_known(_read(config), place=f"{config}: "))
-    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    given = {key: value for key, value in (flags or {}).items() if value is not None and value != ()}
     from_flags = dict(_known(given, place=""))
+    bundle = {**from_file, **from_flags}.get("from_bundle")
+    if bundle is not None:
+        from_file = {**_source_of(Path(str(bundle))), **from_file}
     if any(name in from_flags for name in TARGETS):
         from_file = {key: value for key, value in from_file.items() if key not in TARGETS}
     try:
@@ -101,6 +105,46 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         raise InputError(f"{flag}{inside}: {trouble}") from error
     except InputError as error:
         raise InputError(in_flags(str(error))) from error
+
+
+def source_config(settings: RunSettings) -> str:
+    """Where network and images come from, as a bundle keeps it.
+
+    Args:
+        settings: The settings of a run.
+
+    Returns:
+        TOML that `load_settings` reads; paths count from the folder in which the run was started.
+    """
+    kept = [name for name in (*Source.model_fields, "seed") if name in settings.model_fields_set]
+    lines = ["# Where network and images came from; `causal-prune run --from` reads it."]
+    for name in kept:
+        value = getattr(settings, name)
+        if value is not None and name not in ("from_bundle", "weights"):
+            lines.append(f"{flag_of(RunSettings, name).name} = {_in_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _in_toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return (
+            "{" + ", ".join(f"{json.dumps(str(key))} = {_in_toml(each)}" for key, each in value.items()) + "}"
+        )
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_in_toml, value)) + "]"
+    return repr(value) if isinstance(value, int | float) else json.dumps(str(value))
+
+
+def _source_of(bundle: Path) -> dict[str, object]:
+    file = bundle / "config.toml"
+    if not file.is_file():
+        raise InputError(
+            f"--from: {bundle} has no config.toml that tells its model and data: "
+            "give the folder of a bundle that `causal-prune run` wrote"
+        )
+    return dict(_known(_read(file), place=f"{file}: "))
 
 
 def _known(values: Mapping[str, object], *, place: str) -> Iterator[tuple[str, object]]:

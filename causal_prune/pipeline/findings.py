@@ -77,7 +77,9 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
     )
 
 
-def write_bundle(folder: Path, outcome: Outcome, planned: PruningPlan, report: Report) -> None:
+def write_bundle(
+    folder: Path, outcome: Outcome, planned: PruningPlan, report: Report, source_config: str | None = None
+) -> None:
     """Write what the export has not written: plan, weights, raw latencies, environment, report and pictures.
 
     Args:
@@ -85,8 +87,11 @@ def write_bundle(folder: Path, outcome: Outcome, planned: PruningPlan, report: R
         outcome: The arms; the causal one's network is shipped.
         planned: Its plan.
         report: The report.
+        source_config: Where network and images came from, as TOML; None where that is not known.
     """
     planned.save(folder / "plan.json")
+    if source_config is not None:
+        (folder / "config.toml").write_text(source_config, encoding="utf-8")
     bundle_weights(outcome.causal.model, folder / "model.safetensors")
     samples = {arm.name: list(arm.exported.latency.samples_ms) for arm in outcome if arm.exported}
     (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")

@@ -85,6 +85,12 @@ class Record(OptionValues):
         Flag(hidden=True),
         Field(description="Name of the network in the report; its class, if none is given."),
     ] = None
+    source_config: Annotated[
+        Text | None,
+        Must("a text"),
+        Flag(hidden=True),
+        Field(description="Where network and images came from, as TOML: config.toml of the bundle."),
+    ] = None
     command: Annotated[
         Text,
         Must("a text"),

@@ -13,6 +13,12 @@ class Source(OptionValues):
 
     panel: ClassVar[str] = "What"
 
+    from_bundle: Annotated[
+        Path | None,
+        Must("the path of a bundle"),
+        Flag("from"),
+        Field(description="Go on from a bundle: its network, pruned further, on its data."),
+    ] = None
     model: Annotated[
         Text | None,
         Must("the name of a model, such as torchvision:resnet18"),

@@ -1,8 +1,9 @@
-"""What can be cut: a table over torchvision's networks, and the count over the patterns.
+"""What can be cut: tables over torchvision's and timm's networks, and the count over the patterns.
 
 python -m tests.benchmarks.coverage                 # everything
 python -m tests.benchmarks.coverage resnet18 vgg11  # some networks
 python -m tests.benchmarks.coverage patterns        # the patterns alone
+python -m tests.benchmarks.coverage timm            # timm's networks alone
 python -m tests.benchmarks.coverage --no-onnx
 """
 
@@ -10,6 +11,7 @@ import argparse
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 
@@ -68,24 +70,27 @@ def row(name: str, outcome: Outcome, seconds: float) -> str:
     return "\n".join([line, *(f"    {note}" for note in notes)])
 
 
-def print_networks(names: list[str], *, onnx: bool) -> None:
-    """The table over torchvision's networks.
+def print_networks(nets: Iterable[Net], names: list[str], *, onnx: bool) -> None:
+    """A table over networks.
 
     Args:
-        names: Which; all where empty.
+        nets: Of one library.
+        names: Which of them; all where empty.
         onnx: Whether to export them.
     """
     print(HEADER)
     outcomes = {}
-    for net in NETS:
+    for net in nets:
         if not names or net.name in names:
             start = time.perf_counter()
             outcomes[net.name] = judged(net, onnx=onnx)
             print(row(net.name, outcomes[net.name], time.perf_counter() - start), flush=True)
     counts = Counter(map(verdict, outcomes.values()))
     slowest = max(outcomes, key=lambda name: outcomes[name].seconds)
+    whole = sum(outcome.frozen_share == 0 for outcome in outcomes.values())
     print(
-        f"{len(outcomes)} networks: {_listed(counts)}; slowest trace {slowest} {outcomes[slowest].seconds:.1f} s"
+        f"{len(outcomes)} networks: {_listed(counts)}; nothing frozen but the output in {whole}; "
+        f"slowest trace {slowest} {outcomes[slowest].seconds:.1f} s"
     )
 
 
@@ -107,20 +112,30 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[kind]} {kind}" for kind in kinds)
 
 
+def _of_timm() -> tuple[Net, ...]:
+    from tests.zoo.timm_nets import TIMM  # takes a second
+
+    return TIMM
+
+
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("names", nargs="*", help="networks, or 'patterns'; everything where left out")
+    parser.add_argument("names", nargs="*", help="networks, 'timm' or 'patterns'; everything where left out")
     parser.add_argument("--no-onnx", action="store_true", help="leave the export out")
     options = parser.parse_args()
-    known = {net.name for net in NETS} | {"patterns"}
+    of_timm = _of_timm() if not options.names or {"timm"} & {*options.names} else ()
+    known = {net.name for net in NETS} | {"patterns", "timm"}
     unknown = sorted(set(options.names) - known)
     if unknown:
         parser.error(f"no network {unknown[0]!r}: choose from {', '.join(sorted(known))}")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if options.names != ["patterns"]:
-        print_networks([name for name in options.names if name != "patterns"], onnx=not options.no_onnx)
+    chosen = [name for name in options.names if name not in ("patterns", "timm")]
+    if chosen or not options.names:
+        print_networks(NETS, chosen, onnx=not options.no_onnx)
+    if of_timm:
+        print_networks(of_timm, [], onnx=False)
     if not options.names or "patterns" in options.names:
         print_patterns()
 

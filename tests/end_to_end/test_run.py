@@ -27,6 +27,7 @@ FILES = {
     "model.onnx",
     "model.safetensors",
     "plan.json",
+    "config.toml",
     "report.json",
     "report.md",
     "report.html",

@@ -66,7 +66,9 @@ def test_a_run_compresses_the_network_and_the_data_that_are_named(
     ((model, data, options),) = compressed
     assert model[0].out_channels == 5  # type: ignore[index]  # a Sequential
     assert data.split == {"train": 54, "validation": 6, "calibration": 54, "test": 12}
-    assert options == Options(seed=4, out=Path("export/net"), title="net", command="causal-prune run")
+    assert options.source_config is not None and 'model_arg = {"width" = "5"}' in options.source_config
+    plain = options.model_copy(update={"source_config": None})
+    assert plain == Options(seed=4, out=Path("export/net"), title="net", command="causal-prune run")
     assert trained == []
 
 

@@ -13,8 +13,8 @@ from causal_prune.sources.options import Source
 
 def test_nothing_said_means_the_digits_and_a_network_of_ones_own() -> None:
     assert Source().model_dump() == {
-        "model": None, "model_arg": {}, "weights": None, "data": "digits", "mean": None, "std": None,
-        "input_shape": None, "calibration_images": 2048,
+        "from_bundle": None, "model": None, "model_arg": {}, "weights": None, "data": "digits", "mean": None,
+        "std": None, "input_shape": None, "calibration_images": 2048,
     }  # fmt: skip
     assert Source().model_arg is not Source().model_arg
 
