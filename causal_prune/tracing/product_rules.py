@@ -26,6 +26,7 @@ def product(op: Operation) -> None:
     a, b = op.args[first], op.args[second]
     _widen(op, op.args[added] if added is not None else None)
     left, right = op.tracer.labels(a).ids, op.tracer.labels(b).ids
+    left, right = _several(op, left), _several(op, right)
     inner_a, inner_b = a.dim() - 1, max(b.dim() - 2, 0)
     _contract(op, (a, left, inner_a), (b, right, inner_b))
     out = tensors(op.out)[0]
@@ -139,6 +140,14 @@ def _contract(op: Operation, first: tuple[Any, Any, int], second: tuple[Any, Any
                 other = b if each is a else a
                 two = op.tracer.labels(other).data
                 op.freeze(ids, ATTENTION if two else f"channels are mixed by {op.name} with a fixed matrix")
+
+
+def _several(op: Operation, ids: Tensor | None) -> Tensor | None:
+    """Labels of an operand; those of a map of one channel, of which nothing can go, are frozen and forgotten."""
+    if ids is not None and not varying_dims(ids):
+        op.freeze(ids, "a single channel steers a product")
+        return None
+    return ids
 
 
 def _read(op: Operation, weight: Tensor, axis: int, labels: Tensor) -> None:
