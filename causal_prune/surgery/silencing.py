@@ -53,7 +53,7 @@ def silencing_masks(
         where: "filters" for the weights and biases that make the channels, "consumers" for the weights that read them.
 
     Returns:
-        By parameter name a tensor of its shape that is 0 where it is silenced and 1 elsewhere.
+        By parameter name a tensor of its shape, to be read alone, that is 0 where it is silenced and 1 elsewhere.
 
     Raises:
         InputError: If a layer is missing or has another width than the cuts say.
@@ -80,7 +80,7 @@ def _masks(
             line[list(parameter_cut.keep)] = 1
             shape = [1] * tensor.dim()
             shape[parameter_cut.dim] = -1
-            masks[name] = line.reshape(shape).expand_as(tensor).clone()
+            masks[name] = line.reshape(shape).expand_as(tensor)
     for name, cut in cuts.layers.items():
         check_width(modules, name, cut)
         module = modules[name]
@@ -115,10 +115,10 @@ def _mask(
     shape = [1] * parameter.dim()
     shape[0 if rows else 1] = -1
     if len(line) == parameter.shape[0 if rows else 1]:
-        return line.reshape(shape).expand_as(parameter).clone()
+        return line.reshape(shape).expand_as(parameter)
     blocks = line.reshape(groups, -1)  # the second dimension of a grouped weight is one group's alone
     blocks = blocks.repeat_interleave(parameter.shape[0] // groups, dim=0)
-    return blocks.reshape(*blocks.shape, *shape[2:]).expand_as(parameter).clone()
+    return blocks.reshape(*blocks.shape, *shape[2:]).expand_as(parameter)
 
 
 @undisturbed
@@ -164,4 +164,5 @@ def zero_masks(
     Raises:
         InputError: If a layer of the plan is missing or has another width in `model`.
     """
-    return silencing_masks(model, plan.cuts, where=where)
+    found = silencing_masks(model, plan.cuts, where=where)
+    return {name: mask.clone() for name, mask in found.items()}

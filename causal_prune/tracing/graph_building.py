@@ -1,6 +1,7 @@
 """The filter graph from the labels that a trace has left."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,17 @@ from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.operation_costs import named_uncounted
 from causal_prune.tracing.channel_labels import FIXED
 from causal_prune.tracing.channel_tracer import ChannelTracer
-from causal_prune.tracing.filter_graph import Adapter, Cost, FilterGraph, Form, Group, Layer, Member, Role
+from causal_prune.tracing.filter_graph import (
+    Adapter,
+    Axis,
+    Cost,
+    FilterGraph,
+    Form,
+    Group,
+    Layer,
+    Member,
+    Role,
+)
 from causal_prune.tracing.layer_rules import LayerRecord, TraceRecord
 
 
@@ -31,19 +42,15 @@ def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, image
     layers = {
         name: _layer(record.modules[name], layer, costs.pop(name)) for name, layer in record.layers.items()
     }
-    family: dict[int, int] = {}
-    for name, layer in record.layers.items():
-        if layers[name].inputs:
-            _join(tracer, family, [find(label) for label in layer.out_labels])
-    roots_by_group: dict[int, list[int]] = {}
-    for root in sorted(family):
-        roots_by_group.setdefault(_top(family, root), []).append(root)
+    roots_by_group = _roots_by_group(tracer, record, layers)
     groups: list[Group] = []
     rough = {find(label) for label in tracer.approximate}
     owners: dict[int, tuple[str, int]] = {}
-    for roots in roots_by_group.values():
+    places = {root: (top, unit) for top, roots in roots_by_group.items() for unit, root in enumerate(roots)}
+    members_of = _members(_lines(record, layers, tracer, dims), places)
+    for top, roots in roots_by_group.items():
         units = {root: unit for unit, root in enumerate(roots)}
-        members = tuple(_members(record, layers, tracer, dims, units))
+        members = tuple(members_of.get(top, ()))
         makers = [member.layer for member in members if member.role == "producer"]
         if not makers:
             continue
@@ -69,6 +76,20 @@ def graph_of(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, image
         uncounted=named_uncounted(tracer.uncounted),
         statistics=frozenset(tracer.statistics),
     )
+
+
+def _roots_by_group(
+    tracer: ChannelTracer, record: TraceRecord, layers: Mapping[str, Layer]
+) -> dict[int, list[int]]:
+    """The units of every group, in order: what one layer makes is one group, and its frozen part another one."""
+    family: dict[int, int] = {}
+    for name, layer in record.layers.items():
+        if layers[name].inputs:
+            _join(tracer, family, [tracer.sets.find(label) for label in layer.out_labels])
+    found: dict[int, list[int]] = {}
+    for root in sorted(family):
+        found.setdefault(_top(family, root), []).append(root)
+    return found
 
 
 def _costs(model: nn.Module, tracer: ChannelTracer, record: TraceRecord, images: int) -> dict[str, Cost]:
@@ -162,43 +183,64 @@ def _layer(module: nn.Module, record: LayerRecord, cost: Cost) -> Layer:
     )
 
 
-def _members(
-    record: TraceRecord,
-    layers: Mapping[str, Layer],
-    tracer: ChannelTracer,
-    dims: Mapping[str, int | None],
-    units: Mapping[int, int],
-) -> Iterator[Member]:
-    def owned(labels: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        found = [
-            (place, units[root])
-            for place, label in enumerate(labels)
-            if label != FIXED and (root := tracer.sets.find(label)) in units
-        ]
-        return tuple(place for place, _ in found), tuple(unit for _, unit in found)
+@dataclass(frozen=True)
+class _Line:
+    """The channels of one axis of a layer, or of a bare parameter, and the part that it has in groups."""
+
+    layer: str
+    role: Role
+    axis: Axis
+    dim: int | None
+    roots: tuple[int, ...]
+    reads: bool = False
+
+
+def _lines(
+    record: TraceRecord, layers: Mapping[str, Layer], tracer: ChannelTracer, dims: Mapping[str, int | None]
+) -> Iterator[_Line]:
+    find = tracer.sets.find
+
+    def roots(labels: Iterable[int]) -> tuple[int, ...]:
+        return tuple(FIXED if label == FIXED else find(label) for label in labels)
 
     for name, known in record.layers.items():
         layer = layers[name]
         if known.region is not None and tracer.regions.is_wide(known.region) and not layer.inputs:
             continue  # it carries all channels
-        depthwise = layer.grouping == "blocks" and layer.inputs == layer.groups
-        for axis, labels in (("in", known.in_labels), ("out", known.out_labels)):
-            positions, of_units = owned(labels)
-            if positions:
-                mixes: Role = "consumer" if axis == "in" else "producer"
-                role: Role = "passenger" if depthwise or not layer.inputs else mixes
-                yield Member(
-                    name, role, "in" if axis == "in" else "out", None, len(labels), positions, of_units
-                )
+        passes_on = not layer.inputs or (layer.grouping == "blocks" and layer.inputs == layer.groups)
+        yield _Line(name, "passenger" if passes_on else "consumer", "in", None, roots(known.in_labels))
+        yield _Line(name, "passenger" if passes_on else "producer", "out", None, roots(known.out_labels))
     for name, dim in dims.items():
         ids = tracer.parameters[name].ids
         if dim is not None and isinstance(ids, Tensor):
             labels = ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0].tolist()
-            positions, of_units = owned(labels)
-            if positions:
-                yield Member(
-                    name, "passenger", "out", dim, len(labels), positions, of_units, name in tracer.reading
-                )
+            yield _Line(name, "passenger", "out", dim, roots(labels), name in tracer.reading)
+
+
+def _members(lines: Iterable[_Line], units: Mapping[int, tuple[int, int]]) -> dict[int, list[Member]]:
+    """The members of all groups, in order of execution.
+
+    Args:
+        lines: The axes of all layers.
+        units: Group and unit of every root.
+
+    Returns:
+        Members by group.
+    """
+    found: dict[int, list[Member]] = {}
+    for line in lines:
+        parts: dict[int, tuple[list[int], list[int]]] = {}
+        for place, root in enumerate(line.roots):
+            if root != FIXED and root in units:
+                group, unit = units[root]
+                positions, of_units = parts.setdefault(group, ([], []))
+                positions.append(place)
+                of_units.append(unit)
+        for group, (positions, of_units) in parts.items():
+            known = (line.layer, line.role, line.axis, line.dim, len(line.roots))
+            member = Member(*known, tuple(positions), tuple(of_units), line.reads)
+            found.setdefault(group, []).append(member)
+    return found
 
 
 def _chain(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -131,10 +131,11 @@ def _best_form(
     if alike:
         whole, _ = traced(plain)
         forms = [*forms, (whole, plain)] if _units(graph) * LEAST_LEFT >= _units(whole) else [(whole, plain)]
-    found = [(graph, form, trials.of_all(graph) if graph.prunable else None) for graph, form in forms]
-    for each in found:
-        if each[2] is None:
-            return each
+    found: list[tuple[FilterGraph, TracingForm, Failure | None]] = []
+    for graph, form in forms:
+        found.append((graph, form, trials.of_all(graph) if graph.prunable else None))
+        if found[-1][2] is None:
+            return found[-1]
     settled = [_settled(model, *each, traced, trials) for each in found]
     return max(settled, key=lambda each: (each[2] is None, _units(each[0])))
 

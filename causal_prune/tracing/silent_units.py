@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from causal_prune.network.computed_weights import take_off
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_kinds import MIXING, Convolution, computes_what_its_type_says
-from causal_prune.network.layer_matrices import channel_dim, flat_weight, groups_of, matrix_of, weight_of
+from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, weight_of
 from causal_prune.network.running import Inputs, call, copied, device_of, modes_kept, seeded
 from causal_prune.network.tensor_trees import mapped
 from causal_prune.surgery import ConstantFold
@@ -145,12 +146,14 @@ def _grown(finding: _Finding) -> bool:
 
 def _speaking(member: Member, module: nn.Module, quiet: Mapping[str, set[int]]) -> Iterator[tuple[int, int]]:
     """Filters that have a weight on an input that is not constant, as position and unit."""
-    weight = flat_weight(module)
-    inside, block = weight.shape[1], len(weight) // groups_of(module)
+    weight = cast(Tensor, module.weight).detach()
+    groups, elements = groups_of(module), prod(weight.shape[2:])
+    used = (matrix_of(module, weight) != 0).unflatten(2, (-1, elements)).any(3)  # group, filter, input
+    live = torch.ones(groups, used.shape[2], dtype=torch.bool, device=used.device)
+    live.view(-1)[[*quiet.get(member.layer, ())]] = False
+    speaks = (used & live[:, None]).any(2).flatten().tolist()
     for position, unit in zip(member.positions, member.units, strict=True):
-        first = position // block * inside
-        live = [k for k in range(inside) if first + k not in quiet.get(member.layer, ())]
-        if bool(weight[position, live].any()):
+        if speaks[position]:
             yield position, unit
 
 

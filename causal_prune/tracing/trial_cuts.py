@@ -21,6 +21,7 @@ from causal_prune.network.layer_kinds import MIXING
 from causal_prune.network.running import Inputs, call, copied, device_of, seeded, train_without_statistics
 from causal_prune.network.tensor_trees import mapped, outputs_in
 from causal_prune.surgery import Cuts, cut_network, silence_network, silencing_masks
+from causal_prune.tracing.channel_labels import compact
 from causal_prune.tracing.channel_statistics import Place, StatisticsHeld
 from causal_prune.tracing.filter_graph import FilterGraph, Group
 
@@ -190,7 +191,8 @@ def compared(
     running: list[str] = []
     try:
         for precision, tolerance in ((torch.float32, TOLERANCE), (torch.float64, EXACT_TOLERANCE)):
-            network = copied(model).to(precision)
+            plain = all(t.dtype == precision for t in model.parameters() if t.is_floating_point())
+            network = model if plain else copied(model).to(precision)
             batches = [_cast(inputs, precision) for inputs in examples]
             if from_dense:
                 worst = _change(network, cuts, batches)
@@ -239,8 +241,8 @@ def _largest_difference(
     read = silencing_masks(model, cuts, where="consumers")
     with torch.no_grad():
         for name, mask in silencing_masks(model, cuts, where="filters").items():
-            noise = torch.randn_like(parameters[name]) * (1 - mask)
-            parameters[name].add_(noise * read[name] if name in read else noise)
+            noise = torch.randn_like(parameters[name]).mul_(1 - compact(mask))
+            parameters[name].add_(noise.mul_(read[name]) if name in read else noise)
     worst, smaller, watched = 0.0, cut_network(model, cuts), _uncut(model, cuts)
     with torch.no_grad(), NormalisationOff():
         for prepare in (nn.Module.eval, train_without_statistics) if as_in_training else (nn.Module.eval,):
