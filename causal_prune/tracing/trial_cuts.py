@@ -5,7 +5,7 @@ run. The silenced network, its reference, is itself put to the test: noise in th
 must not change what it computes, so a reader that the graph has missed shows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -235,26 +235,42 @@ def _largest_difference(
     held: frozenset[Place],
     running: list[str],
 ) -> float:
-    silenced = silence_network(model, cuts, where="consumers")
+    watched = _uncut(model, cuts)
+    modes = (nn.Module.eval, train_without_statistics) if as_in_training else (nn.Module.eval,)
+    with torch.no_grad(), NormalisationOff():
+        smaller = cut_network(model, cuts)
+        with _located(smaller, running):  # first what may raise an error
+            found = [
+                _outputs(_prepared(smaller, prepare), inputs, watched, held)
+                for prepare in modes
+                for inputs in examples
+            ]
+        silenced = silence_network(model, cuts, where="consumers")
+        noisy = _with_noise(model, silenced, cuts)
+        worst, outputs = 0.0, iter(found)
+        for prepare in modes:
+            for inputs in examples:
+                reference = _outputs(_prepared(silenced, prepare), inputs, watched, held)
+                under_noise = _outputs(_prepared(noisy, prepare), inputs, watched, held)
+                for other in (next(outputs), under_noise):
+                    worst = max(worst, largest_difference(reference, other))
+    return worst
+
+
+def _prepared(model: nn.Module, prepare: Callable[[nn.Module], object]) -> nn.Module:
+    prepare(model)
+    return model
+
+
+def _with_noise(model: nn.Module, silenced: nn.Module, cuts: Cuts) -> nn.Module:
+    """A copy of a silenced network with noise in the filters that it claims to silence."""
     noisy = copied(silenced)
     parameters = dict(noisy.named_parameters())
     read = silencing_masks(model, cuts, where="consumers")
-    with torch.no_grad():
-        for name, mask in silencing_masks(model, cuts, where="filters").items():
-            noise = torch.randn_like(parameters[name]).mul_(1 - compact(mask))
-            parameters[name].add_(noise.mul_(read[name]) if name in read else noise)
-    worst, smaller, watched = 0.0, cut_network(model, cuts), _uncut(model, cuts)
-    with torch.no_grad(), NormalisationOff():
-        for prepare in (nn.Module.eval, train_without_statistics) if as_in_training else (nn.Module.eval,):
-            for network in (silenced, smaller, noisy):
-                prepare(network)
-            for inputs in examples:
-                reference = _outputs(silenced, inputs, watched, held)
-                with _located(smaller, running):
-                    found = [_outputs(smaller, inputs, watched, held)]
-                found.append(_outputs(noisy, inputs, watched, held))
-                worst = max(worst, *(largest_difference(reference, other) for other in found))
-    return worst
+    for name, mask in silencing_masks(model, cuts, where="filters").items():
+        noise = torch.randn_like(parameters[name]).mul_(1 - compact(mask))
+        parameters[name].add_(noise.mul_(read[name]) if name in read else noise)
+    return noisy
 
 
 def _change(model: nn.Module, cuts: Cuts, examples: Sequence[Inputs]) -> float:
