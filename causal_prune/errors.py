@@ -32,16 +32,21 @@ class CausalPruneWarning(UserWarning):
     """A result that is right but poorer than it could be; the text names what was missing."""
 
 
-def warn(text: str) -> None:
+class CausalPruneNote(CausalPruneWarning):
+    """Something that was understood or passed over without being asked for; nothing is poorer for it."""
+
+
+def warn(text: str, kind: type[CausalPruneWarning] = CausalPruneWarning) -> None:
     """Warn at the line outside this package that led here.
 
     Args:
         text: What is the matter.
+        kind: A warning, or a note.
     """
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("causal_prune."):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, CausalPruneWarning, stacklevel=level)
+    warnings.warn(text, kind, stacklevel=level)
 
 
 LONGEST_CAUSE = 240

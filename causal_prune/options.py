@@ -1,9 +1,11 @@
 """Options: what a value may be, and one list of them as keywords, flags, a file and JSON."""
 
+import ast
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -11,6 +13,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    JsonValue,
     ModelWrapValidatorHandler,
     TypeAdapter,
     ValidationError,
@@ -95,13 +98,46 @@ def names_in(value: object) -> object:
 
 
 def _pairs(value: object) -> object:
-    """Take a table, and what a repeated flag gives: ["k=v", ...]."""
+    """Take a table, whose values have their types, and what a repeated flag gives: ["k=v", ...], all text."""
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         return value
     pairs = [str(pair).partition("=") for pair in value]
     if not all(key and sign for key, sign, _ in pairs):
         raise PydanticCustomError("pairs", "not of the form k=v")
-    return {key.strip(): text for key, _, text in pairs}
+    return {key.strip(): value_in(text) for key, _, text in pairs}
+
+
+def value_in(text: str) -> JsonValue:
+    """The value that a text stands for: JSON's or Python's numbers, truth values, null, lists and tables.
+
+    Args:
+        text: As it was typed.
+
+    Returns:
+        The value; everything else is the text itself, and a text in double quotes the text between them.
+
+    Example:
+        >>> [value_in(text) for text in ("[8, 16]", "true", "None", "1e-3", "wide", '"10"')]
+        [[8, 16], True, None, 0.001, 'wide', '10']
+    """
+    try:
+        return _json(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        value = ast.literal_eval(text)
+        bare = isinstance(value, str) or (isinstance(value, tuple) and not text.lstrip().startswith("("))
+        return text if bare else _json(json.dumps(value, allow_nan=False))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text
+
+
+def _json(text: str) -> JsonValue:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is a text")
+
+    value: JsonValue = json.loads(text, parse_constant=refuse)
+    return value
 
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
@@ -119,7 +155,7 @@ Deviations = Annotated[
     tuple[Annotated[Number, Field(gt=0)], ...], BeforeValidator(_listed), Field(min_length=1)
 ]
 Shape = Annotated[tuple[Natural, Natural, Natural], BeforeValidator(_listed)]
-Pairs = Annotated[dict[str, str | int | float | bool | None], BeforeValidator(_pairs)]
+Pairs = Annotated[dict[str, JsonValue], BeforeValidator(_pairs)]
 
 
 class OptionValues(BaseModel):
@@ -155,6 +191,16 @@ class OptionValues(BaseModel):
             A value of that kind.
         """
         return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
+
+    def by_key(self) -> dict[str, JsonValue]:
+        """The options as a file writes them.
+
+        Returns:
+            Plain values by key, with underscores; without options that the command line sets by itself.
+        """
+        plain = self.model_dump(mode="json")
+        flags = {name: flag_of(type(self), name) for name in plain}
+        return {flag.name: plain[name] for name, flag in flags.items() if not flag.hidden}
 
     def to_json(self) -> str:
         """The options as JSON.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from causal_prune.command_line.settings import RunSettings, keys
+from causal_prune.command_line.settings import RunSettings, keys, negations
 from causal_prune.errors import InputError
 from causal_prune.options import Flag, flag_of
 
@@ -57,15 +57,15 @@ def typed(ctx: typer.Context) -> dict[str, object]:
     Raises:
         InputError: If a flag is given together with its own `--no-` form.
     """
-    flags = {*keys(), *(f"no_{key}" for key in keys())}
+    off = negations()
+    flags = {*keys(), *off}
     params = {key.removesuffix("_"): value for key, value in ctx.params.items()}
     given = {key: value for key, value in params.items() if key in flags and value not in (None, (), [])}
-    for key, name in keys().items():
-        off = f"no_{key}"
-        if given.pop(off, None):
+    for no, (key, meant) in off.items():
+        if given.pop(no, None):
             if key in given:
-                raise InputError(f"{dashed(key)} and {dashed(off)} contradict each other; give one")
-            given[key] = flag_of(RunSettings, name).off
+                raise InputError(f"{dashed(key)} and {dashed(no)} contradict each other; give one")
+            given[key] = meant
     return given
 
 
@@ -111,6 +111,9 @@ def _parameters(name: str) -> Iterator[inspect.Parameter]:
     if field.annotation is bool:
         both = f"{dashed(flag.name)}/{dashed(f'no_{flag.name}')}" if default == "true" else dashed(flag.name)
         yield _parameter(flag.name, bool | None, both, text, panel)
+        if default != "true":  # what a file turns on must be turned off here, but few look for that
+            off = f"no_{flag.name}"
+            yield _parameter(off, bool | None, dashed(off), f"Not {dashed(flag.name)}.", panel, hidden=True)
         return
     shown = text if not default or flag.alone else f"{text} [dim]\\[default: {default}][/]"
     kind = list[str] | None if flag.repeated else str | None
@@ -121,9 +124,18 @@ def _parameters(name: str) -> Iterator[inspect.Parameter]:
 
 
 def _parameter(
-    key: str, kind: Any, spelt: str, text: str, panel: str, metavar: str | None = None
+    key: str,
+    kind: Any,
+    spelt: str,
+    text: str,
+    panel: str,
+    metavar: str | None = None,
+    *,
+    hidden: bool = False,
 ) -> inspect.Parameter:
-    option = typer.Option(spelt, help=text, rich_help_panel=panel, show_default=False, metavar=metavar)
+    option = typer.Option(
+        spelt, help=text, rich_help_panel=panel, show_default=False, metavar=metavar, hidden=hidden
+    )
     keyword = inspect.Parameter.KEYWORD_ONLY
     key = f"{key}_" if iskeyword(key) else key  # such as `from`
     return inspect.Parameter(key, keyword, default=None, annotation=Annotated[kind, option])

@@ -1,11 +1,12 @@
 """What the commands do once their options are read: settings in, values and tables out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from causal_prune.command_line.settings import RunSettings, source_config
+from causal_prune.command_line.settings import RunSettings
 from causal_prune.data import Data, loader
 from causal_prune.errors import InputError
 from causal_prune.fine_tuning import fine_tune
@@ -37,11 +38,12 @@ def run_job(settings: RunSettings, *, command: str) -> Compressed:
     Raises:
         CausalPruneError: As `compress`, and for a model, weights or data that cannot be used.
     """
-    options = _options(settings, command)
+    options, start = _options(settings, command), Path.cwd()
     assert options.out is not None, "it has a default"
     check_out(options.out, force=options.force)
-    model, data = _dense(settings)
-    return compress(model, data, options)
+    model, data = _dense(settings, start)
+    made = compress(model, data, options.model_copy(update={"out": start / options.out.expanduser()}))
+    return replace(made, bundle=options.out)
 
 
 def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
@@ -57,7 +59,7 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
         CausalPruneError: As `run_job`.
     """
     options = _options(settings, "")
-    chosen = choose(recipe_of(*_dense(settings), options), options)
+    chosen = choose(recipe_of(*_dense(settings, Path.cwd()), options), options)
     return chosen.plan.target, layer_entries(chosen.graph, chosen.plan)
 
 
@@ -73,28 +75,26 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
     Raises:
         CausalPruneError: If the model or its input cannot be used.
     """
+    return trace(*_to_trace(settings, Path.cwd()), freeze=settings.freeze)
+
+
+def _to_trace(settings: RunSettings, start: Path) -> tuple[nn.Module, torch.Tensor]:
     if settings.from_bundle is not None:
-        return trace(*_of_bundle(settings), freeze=settings.freeze)
+        model, data = _dense(settings, start)
+        return model, _example(data)
     if settings.model is None:
-        return trace(small_resnet(), torch.rand(1, 1, 8, 8), freeze=settings.freeze)
-    model = load_model(settings.model, settings.model_arg)
+        return small_resnet(), torch.rand(1, 1, 8, 8)
+    model = load_model(settings.model, settings.model_arg, within=start)
     if settings.weights is not None:
-        load_weights(model, settings.weights)
+        load_weights(model, settings.weights, within=start)
     if settings.input_shape is not None:
-        example = torch.rand(1, *settings.input_shape)
-    elif settings.data != "digits":
-        example = _example(load_data(settings.data, seed=settings.seed))
-    else:
-        raise InputError(
-            "--input-shape: is missing; give the channels,height,width of an image, such as 3,224,224, "
-            "or --data, whose images have one"
-        )
-    return trace(model, example, freeze=settings.freeze)
-
-
-def _of_bundle(settings: RunSettings) -> tuple[nn.Module, torch.Tensor]:
-    model, data = _dense(settings)
-    return model, _example(data)
+        return model, torch.rand(1, *settings.input_shape)
+    if settings.data != "digits":
+        return model, _example(load_data(settings.data, seed=settings.seed, within=start))
+    raise InputError(
+        "--input-shape: is missing; give the channels,height,width of an image, such as 3,224,224, "
+        "or --data, whose images have one"
+    )
 
 
 def _title(settings: RunSettings) -> str:
@@ -113,14 +113,11 @@ def _options(settings: RunSettings, command: str) -> Options:
         "epochs": EMBEDDED_EPOCHS if settings.model is None and again is None else 0,
         "parents": "chain" if settings.mode == "zero" else None,
     }
-    filled = {name: value for name, value in defaults.items() if name not in given}
-    return settings.part(Options).model_copy(
-        update={
-            **filled,
-            "title": title,
-            "command": command or settings.command,
-            "source_config": source_config(settings),
-        }
+    filled = settings.model_copy(
+        update={name: value for name, value in defaults.items() if name not in given}
+    )
+    return filled.part(Options).model_copy(
+        update={"title": title, "command": command or settings.command, "in_force": filled.by_key()}
     )
 
 
@@ -129,15 +126,18 @@ def _example(data: Data) -> torch.Tensor:
     return images[:2]
 
 
-def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
-    """The trained network and its data, checked against each other."""
+def _dense(settings: RunSettings, start: Path) -> tuple[nn.Module, Data]:
+    """The trained network and its data, checked against each other.
+
+    Relative paths count from `start`: a file of the user's may change the working folder.
+    """
     check_device(settings.device)
     if settings.model is not None and settings.from_bundle is None:
         # before the data: a name that is wrong costs no reading of images
         with seeded(settings.seed):
-            model = load_model(settings.model, settings.model_arg)
+            model = load_model(settings.model, settings.model_arg, within=start)
         if settings.weights is not None:
-            load_weights(model, settings.weights)
+            load_weights(model, settings.weights, within=start)
     data = load_data(
         settings.data,
         mean=settings.mean,
@@ -145,29 +145,30 @@ def _dense(settings: RunSettings) -> tuple[nn.Module, Data]:
         input_shape=settings.input_shape,
         calibration_images=settings.calibration_images,
         seed=settings.seed,
+        within=start,
     )
     if settings.from_bundle is not None:
-        model = load(settings.from_bundle, lambda: _factory(settings, data))
+        model = load(start / settings.from_bundle, lambda: _factory(settings, data, start))
     elif settings.model is None:
-        model = _embedded(settings, data)
+        model = _embedded(settings, data, start)
     check_fits(model, data, device=settings.device)
     return model, data
 
 
-def _factory(settings: RunSettings, data: Data) -> nn.Module:
+def _factory(settings: RunSettings, data: Data, start: Path) -> nn.Module:
     """The network that a bundle was first cut from, with any weights."""
     if settings.model is not None:
-        return load_model(settings.model, settings.model_arg)
+        return load_model(settings.model, settings.model_arg, within=start)
     return small_resnet(data.task.width(data.classes), _example(data).shape[1])
 
 
-def _embedded(settings: RunSettings, data: Data) -> nn.Module:
+def _embedded(settings: RunSettings, data: Data, start: Path) -> nn.Module:
     """The small CNN, trained on the spot unless weights are given."""
     images = _example(data)
     with seeded(settings.seed):
         model = small_resnet(data.task.width(data.classes), images.shape[1])
     if settings.weights is not None:
-        load_weights(model, settings.weights)
+        load_weights(model, settings.weights, within=start)
         return model.eval()
     with one_thread():
         return fine_tune(

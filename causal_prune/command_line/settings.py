@@ -1,9 +1,9 @@
 """The options of `causal-prune run`: from a TOML file and from flags, checked together."""
 
-import json
+import codecs
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
@@ -11,10 +11,13 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from causal_prune.errors import InputError
-from causal_prune.options import Flag, OptionError, OptionValues, Switch, flag_of
+from causal_prune.options import Flag, OptionError, OptionValues, Switch, flag_of, shown
 from causal_prune.pipeline import Options
-from causal_prune.planning import TARGETS
+from causal_prune.planning import NOT_ASKED, TARGETS
 from causal_prune.sources import Source
+
+INHERITED = {*Source.model_fields, "seed"} - {"from_bundle", "weights"}
+"""What `--from` takes over from the configuration of a bundle."""
 
 
 class Printing(OptionValues):
@@ -38,6 +41,14 @@ class RunSettings(Printing, Options, Source):
             raise InputError("`dry_run`: cannot tell `keep_latency` without exporting; give `keep_macs`")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_given_in_vain(self) -> Self:
+        if self.from_bundle is not None and self.weights is not None:
+            raise InputError("`weights`: the bundle of `from_bundle` holds its own; give one of the two")
+        if self.model_arg and self.model is None and self.from_bundle is None:
+            raise InputError("`model_arg`: the embedded network takes no arguments; name a `model`")
+        return self
+
 
 def keys() -> dict[str, str]:
     """What every option is called on the command line and in a file.
@@ -47,6 +58,19 @@ def keys() -> dict[str, str]:
     """
     flags = {name: flag_of(RunSettings, name) for name in RunSettings.model_fields}
     return {flag.name: name for name, flag in flags.items() if not flag.hidden}
+
+
+def negations() -> dict[str, tuple[str, object]]:
+    """The keys that turn an option off, as `no_distill` does.
+
+    Returns:
+        By key: the key of the option, and what it is when it is off.
+    """
+    known = {
+        key: (RunSettings.model_fields[name], flag_of(RunSettings, name)) for key, name in keys().items()
+    }
+    switches = {f"no_{key}": (key, False) for key, (field, _) in known.items() if field.annotation is bool}
+    return {**switches, **{f"no_{key}": (key, flag.off) for key, (_, flag) in known.items() if flag.off}}
 
 
 def in_flags(text: str, more: Mapping[str, str] | None = None) -> str:
@@ -71,12 +95,13 @@ def in_flags(text: str, more: Mapping[str, str] | None = None) -> str:
 def load_settings(config: Path | None = None, flags: Mapping[str, object] | None = None) -> RunSettings:
     """Read the settings of a run from a TOML file and from flags; flags win.
 
-    A target among the flags replaces whichever target the file has.
+    A target among the flags replaces whichever target the file has; a list or table replaces the whole one of the file.
 
     Args:
         config: A TOML file whose keys are the flags without `--`, with dashes or underscores; paths in it
             count from the working folder.
-        flags: Key (with dashes or underscores) to value; None means not given, and a text is parsed.
+        flags: Key (with dashes or underscores) to value; None and an empty tuple, which a command gives for what was
+            not typed, mean not given, and a text is parsed.
 
     Returns:
         The settings.
@@ -95,7 +120,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
     bundle = {**from_file, **from_flags}.get("from_bundle")
     if bundle is not None:
         from_file = {**_source_of(Path(str(bundle))), **from_file}
-    if any(name in from_flags for name in TARGETS):
+    if any(from_flags.get(name) not in NOT_ASKED for name in TARGETS):
         from_file = {key: value for key, value in from_file.items() if key not in TARGETS}
     try:
         return RunSettings.model_validate({**from_file, **from_flags})
@@ -107,36 +132,6 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         raise InputError(in_flags(str(error))) from error
 
 
-def source_config(settings: RunSettings) -> str:
-    """Where network and images come from, as a bundle keeps it.
-
-    Args:
-        settings: The settings of a run.
-
-    Returns:
-        TOML that `load_settings` reads; paths count from the folder in which the run was started.
-    """
-    kept = [name for name in (*Source.model_fields, "seed") if name in settings.model_fields_set]
-    lines = ["# Where network and images came from; `causal-prune run --from` reads it."]
-    for name in kept:
-        value = getattr(settings, name)
-        if value is not None and name not in ("from_bundle", "weights"):
-            lines.append(f"{flag_of(RunSettings, name).name} = {_in_toml(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _in_toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return (
-            "{" + ", ".join(f"{json.dumps(str(key))} = {_in_toml(each)}" for key, each in value.items()) + "}"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_in_toml, value)) + "]"
-    return repr(value) if isinstance(value, int | float) else json.dumps(str(value))
-
-
 def _source_of(bundle: Path) -> dict[str, object]:
     file = bundle / "config.toml"
     if not file.is_file():
@@ -144,31 +139,51 @@ def _source_of(bundle: Path) -> dict[str, object]:
             f"--from: {bundle} has no config.toml that tells its model and data: "
             "give the folder of a bundle that `causal-prune run` wrote"
         )
-    return dict(_known(_read(file), place=f"{file}: "))
+    # what a bundle was itself made from is no source of it: it holds its weights
+    told = dict(_known(_read(file), place=f"{file}: "))
+    return {name: told[name] for name in told if name in INHERITED}
 
 
 def _known(values: Mapping[str, object], *, place: str) -> Iterator[tuple[str, object]]:
-    """Fields and values; a key that is unknown, or given in two spellings, is refused."""
-    known = keys()
-    seen: set[str] = set()
+    """Fields and values; a key that is unknown, given in two spellings or contradicted by its `no-` is refused."""
+    known, off = keys(), negations()
+    spelt = {key: key if place else "--" + key.replace("_", "-") for key in values}
+    seen: dict[str, str] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        spelt = key if place else "--" + key.replace("_", "-")
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            # The suggestion is written as the user wrote the key.
-            near = (close[0].replace("_", "-") if "-" in key else close[0]) if close else ""
-            hint = f"; did you mean '{near if place else '--' + near.replace('_', '-')}'?" if close else ""
-            raise InputError(f"{place}unknown key '{spelt}'{hint}")
-        if name in seen:
-            raise InputError(f"{place}key '{spelt}' is given twice, with a dash and with an underscore")
-        seen.add(name)
-        yield known[name], value
+        if name not in known and name not in off:
+            raise InputError(
+                f"{place}unknown key '{spelt[key]}'{_nearest(key, [*known, *off], bare=bool(place))}"
+            )
+        if name in off and not isinstance(value, bool):
+            raise InputError(f"{place}{spelt[key]}: {shown(value)} is not true or false")
+        option, meant = off.get(name, (name, value))
+        if name in off and value is False:
+            continue  # the same as not written
+        if option in seen:
+            other, two = seen[option], "with a dash and with an underscore"
+            if other.replace("-", "_") != name:
+                raise InputError(f"{place}{spelt[other]} and {spelt[key]} contradict each other; give one")
+            raise InputError(f"{place}key '{spelt[key]}' is given twice, {two}")
+        seen[option] = key
+        yield known[option], meant
+
+
+def _nearest(key: str, known: Iterable[str], *, bare: bool) -> str:
+    """The key that was meant, written as the user wrote it."""
+    close = get_close_matches(key.replace("-", "_"), list(known), n=1)
+    if not close:
+        return ""
+    dashed = close[0].replace("_", "-")
+    return f"; did you mean '{(dashed if '-' in key else close[0]) if bare else f'--{dashed}'}'?"
 
 
 def _read(config: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(config.read_text(encoding="utf-8"))
+        content = config.read_bytes()
+        # editors of Windows mark their files
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return tomllib.loads(content.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n"))
     except (OSError, UnicodeDecodeError) as cause:
         reason = cause.strerror if isinstance(cause, OSError) else "not UTF-8"
         raise InputError(f"--config: {config} cannot be read: {reason}") from cause

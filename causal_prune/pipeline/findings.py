@@ -1,9 +1,13 @@
 """What came out of a comparison, as the report and the files of a bundle."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+
+import tomli_w
+from pydantic import JsonValue
 
 from causal_prune.comparison import ArmResult, Judged, Outcome, Recipe
 from causal_prune.compensation import REPAIRS
@@ -29,6 +33,13 @@ from causal_prune.report import (
 )
 from causal_prune.surgery import PruningPlan, bundle_weights
 from causal_prune.tracing import FilterGraph
+
+CONFIG_HEADER = """\
+# The options of this run: `causal-prune run --config` with this file repeats it, `causal-prune run --from` with its
+# folder goes on. Relative paths count from the folder in which the command is started.
+"""
+PRINTED = ("json", "dry_run")
+"""Keys that tell how a run was shown, and do not repeat it."""
 
 
 def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome, judged: Judged) -> Report:
@@ -74,11 +85,17 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         importance_unit=chosen.scores.unit,
         notes=(*notes(data, options, chosen), *repairs(outcome.causal)),
         environment=environment(options.threads),
+        options=options.by_key() if options.in_force is None else options.in_force,
+        class_names=data.classes,
     )
 
 
 def write_bundle(
-    folder: Path, outcome: Outcome, planned: PruningPlan, report: Report, source_config: str | None = None
+    folder: Path,
+    outcome: Outcome,
+    planned: PruningPlan,
+    report: Report,
+    in_force: Mapping[str, JsonValue] | None = None,
 ) -> None:
     """Write what the export has not written: plan, weights, raw latencies, environment, report and pictures.
 
@@ -87,11 +104,11 @@ def write_bundle(
         outcome: The arms; the causal one's network is shipped.
         planned: Its plan.
         report: The report.
-        source_config: Where network and images came from, as TOML; None where that is not known.
+        in_force: The options of the command that repeats the run; None where no command does.
     """
     planned.save(folder / "plan.json")
-    if source_config is not None:
-        (folder / "config.toml").write_text(source_config, encoding="utf-8")
+    if in_force is not None:
+        (folder / "config.toml").write_text(as_toml(in_force), encoding="utf-8", newline="\n")
     bundle_weights(outcome.causal.model, folder / "model.safetensors")
     samples = {arm.name: list(arm.exported.latency.samples_ms) for arm in outcome if arm.exported}
     (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")
@@ -99,6 +116,32 @@ def write_bundle(
     report.save(folder / "report.json")
     with status("render the report"):
         render(folder)
+
+
+def as_toml(in_force: Mapping[str, JsonValue]) -> str:
+    """The options of a command as the file that repeats it.
+
+    Args:
+        in_force: Value by key; None means not given.
+
+    Returns:
+        TOML for `--config`.
+    """
+    given = {key: value for key, value in in_force.items() if value is not None and key not in PRINTED}
+    written = {key: _as_flags(value) if _holds_null(value) else value for key, value in given.items()}
+    return CONFIG_HEADER + tomli_w.dumps(written)
+
+
+def _holds_null(value: JsonValue) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_null, value.values() if isinstance(value, dict) else value))
+    return value is None
+
+
+def _as_flags(table: JsonValue) -> JsonValue:
+    """A table with a null, which TOML does not have, as its flags."""
+    assert isinstance(table, dict), "nothing else holds a null"
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
 
 
 def arm_entry(arm: ArmResult, outcome: Outcome) -> Arm:

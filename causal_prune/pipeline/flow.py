@@ -66,5 +66,5 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
             judge(recipe, chosen.graph, chosen.scores, chosen.rescore),
         )
         report = assemble(recipe, options, chosen, outcome, judged)
-        write_bundle(folder, outcome, chosen.plan, report, options.source_config)
+        write_bundle(folder, outcome, chosen.plan, report, options.in_force)
     return Compressed(outcome.causal.model, chosen.plan, report, options.out)

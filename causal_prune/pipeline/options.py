@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from causal_prune.comparison import Rivals
 from causal_prune.compensation import Repair
@@ -85,11 +85,13 @@ class Record(OptionValues):
         Flag(hidden=True),
         Field(description="Name of the network in the report; its class, if none is given."),
     ] = None
-    source_config: Annotated[
-        Text | None,
-        Must("a text"),
+    in_force: Annotated[
+        dict[str, JsonValue] | None,
+        Must("a table of values"),
         Flag(hidden=True),
-        Field(description="Where network and images came from, as TOML: config.toml of the bundle."),
+        Field(
+            description="The options of the command by key, for report.json and config.toml; None for these."
+        ),
     ] = None
     command: Annotated[
         Text,

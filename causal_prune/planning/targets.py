@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from causal_prune.errors import InputError
-from causal_prune.options import Flag, Must, Natural, OptionValues, Share, Switch
+from causal_prune.options import Flag, Must, Natural, OptionValues, Share, Switch, flag_of
 from causal_prune.report import TargetKind
 
 TARGETS: tuple[TargetKind, ...] = get_args(TargetKind)
@@ -68,3 +68,12 @@ class Goal(OptionValues):
         """Kind and share of the target; half of the MACs where none is given."""
         shares = {name: getattr(self, name) for name in TARGETS}
         return next(((name, share) for name, share in shares.items() if share not in NOT_ASKED), STANDARD)
+
+    def by_key(self) -> dict[str, JsonValue]:
+        """The options as a file writes them, with the target that is aimed at where none was given.
+
+        Returns:
+            Plain values by key.
+        """
+        kind, share = self.asked
+        return {**super().by_key(), flag_of(type(self), kind).name: share}

@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -191,7 +192,9 @@ class Report(Strict):
 
     The arm `causal` is the network that the bundle ships; with mode "zero" an arm `causal-removed` may hold
     the same units physically removed. What `quality` means is told by the yardstick; where that counts images that are
-    right, a file has the names that were there first: `accuracy`, `hits`, `mcnemar_p` (see `FIRST_NAMES`).
+    right, a file has the names that were there first: `accuracy`, `hits`, `mcnemar_p` (see `FIRST_NAMES`). `options`
+    are those in force, by key of a configuration; `class_names` stand in the order of the labels. Reports of earlier
+    versions lack these two.
     """
 
     schema_version: Literal[1]
@@ -220,6 +223,8 @@ class Report(Strict):
     importance_unit: str
     notes: tuple[str, ...]
     environment: dict[str, str | int | float | bool | None]
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from causal_prune.errors import InputError, one_line
-from causal_prune.sources.factories import nearest
+from causal_prune.sources.factories import anchored, nearest
 from causal_prune.sources.images import FormOf, ImageArrays
 from causal_prune.sources.splits import (
     CUT_FROM_TRAINING,
@@ -104,13 +104,14 @@ def read_npz(path: Path, *, name: str, form_of: FormOf) -> Splits:
     return _splits(arrays, classes, place=str(path), name=name, form_of=form_of)
 
 
-def read_torchvision(place: str, *, name: str, form_of: FormOf) -> Splits:
+def read_torchvision(place: str, *, name: str, form_of: FormOf, within: Path | None = None) -> Splits:
     """Read a data set of torchvision from a folder; nothing is downloaded.
 
     Args:
         place: `NAME:ROOT`.
         name: Description of the data.
         form_of: Gives the format of the inputs for the shape of an image.
+        within: The folder from which a relative root counts; None for the working folder.
 
     Returns:
         The splits; validation is cut from the training images.
@@ -131,7 +132,7 @@ def read_torchvision(place: str, *, name: str, form_of: FormOf) -> Splits:
     classes: tuple[str, ...] = ()
     for split in ("train", "test"):
         try:
-            part = factory(str(Path(root).expanduser()), train=split == "train", download=False)
+            part = factory(str(anchored(root, within)), train=split == "train", download=False)
         except Exception as cause:  # missing and damaged files raise RuntimeError, OSError, ValueError, ...
             code = f"import torchvision; torchvision.datasets.{kind}({root!r}, download=True)"
             raise InputError(

@@ -7,6 +7,7 @@ from causal_prune.data import Data
 from causal_prune.errors import InputError
 from causal_prune.sources.arrays import read_digits, read_npz, read_torchvision
 from causal_prune.sources.data_factory import read_factory
+from causal_prune.sources.factories import anchored
 from causal_prune.sources.image_folder import read_image_folder
 from causal_prune.sources.images import input_format
 from causal_prune.sources.splits import with_calibration
@@ -22,6 +23,7 @@ def load_data(
     input_shape: tuple[int, int, int] | None = None,
     calibration_images: int = 2048,
     seed: int = 0,
+    within: Path | None = None,
 ) -> Data:
     """Load the data that `data` names, split them and check them; nothing is downloaded.
 
@@ -35,6 +37,7 @@ def load_data(
         input_shape: Channels, height and width to which images are converted.
         calibration_images: How many images to calibrate on; more than there are means all.
         seed: Of the draw of the calibration images.
+        within: The folder from which a relative path counts; None for the working folder.
 
     Returns:
         The splits, and where they come from.
@@ -55,17 +58,18 @@ def load_data(
     if spec == "digits":
         splits = read_digits(form_of=partial(form_of, white=16.0))
     elif kind == "imagefolder":
-        folder = Path(place).expanduser()
-        splits = read_image_folder(folder, name=spec, form_of=form_of, converted=input_shape is not None)
+        splits = read_image_folder(
+            anchored(place, within), name=spec, form_of=form_of, converted=input_shape is not None
+        )
     elif kind == "npz":
-        splits = read_npz(Path(place).expanduser(), name=spec, form_of=form_of)
+        splits = read_npz(anchored(place, within), name=spec, form_of=form_of)
     elif kind == "torchvision":
-        splits = read_torchvision(place, name=spec, form_of=form_of)
+        splits = read_torchvision(place, name=spec, form_of=form_of, within=within)
     elif ":" in spec:
         for name, value in (("mean", mean), ("std", std), ("input_shape", input_shape)):
             if value is not None:
                 raise InputError(f"{name}: a data factory prepares its own images; leave it out")
-        made = read_factory(spec)
+        made = read_factory(spec, within=within)
         if isinstance(made, Data):
             return made
         splits = made

@@ -1,6 +1,7 @@
 """`data=path/file.py:factory`: data sets of the user's own."""
 
 from collections.abc import Mapping, Sized
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from causal_prune.sources.splits import CUT_FROM_TRAINING, Labels, Splits, label
 FORMS = "a Data, {'train', 'test'[, 'validation'][, 'classes'][, 'task']}, (train, test) or (train, validation, test)"
 
 
-def read_factory(spec: str) -> Data | Splits:
+def read_factory(spec: str, *, within: Path | None = None) -> Data | Splits:
     """Call the user's factory and check what it returns.
 
     Data sets have a length and items (float32 image of shape (C, H, W), label); they scale and normalise by themselves.
@@ -25,6 +26,7 @@ def read_factory(spec: str) -> Data | Splits:
 
     Args:
         spec: `path/file.py:factory` or `package.module:factory`, called without arguments.
+        within: The folder from which a relative path counts; None for the working folder.
 
     Returns:
         The `Data` that the factory returned, or the splits.
@@ -35,7 +37,7 @@ def read_factory(spec: str) -> Data | Splits:
     Cost:
         Every item is read once, to know its label, unless a `Data` is returned.
     """
-    made = call_factory(spec, {}, option="data")
+    made = call_factory(spec, {}, option="data", within=within)
     if isinstance(made, Data):
         for split, part in (
             ("train", made.train),

@@ -1,8 +1,8 @@
 """What `model` may name: torchvision's and timm's networks, and the user's own."""
 
-import ast
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import nn
 
@@ -12,14 +12,16 @@ from causal_prune.sources.factories import call_factory, nearest
 FORMS = "torchvision:NAME, timm:NAME, path/file.py:factory or package.module:factory"
 
 
-def load_model(spec: str, model_arg: Mapping[str, object] | None = None) -> nn.Module:
+def load_model(
+    spec: str, model_arg: Mapping[str, object] | None = None, *, within: Path | None = None
+) -> nn.Module:
     """Build the network that `model` names, with fresh weights; nothing is downloaded.
 
     Args:
         spec: `torchvision:NAME` (an image classifier), `timm:NAME`, `path/file.py:factory` or
             `package.module:factory`.
-        model_arg: Keyword arguments of the factory; a text is read as int, float, bool or None where
-            it is one.
+        model_arg: Keyword arguments of the factory.
+        within: The folder from which a relative path counts; None for the working folder.
 
     Returns:
         The network.
@@ -28,10 +30,10 @@ def load_model(spec: str, model_arg: Mapping[str, object] | None = None) -> nn.M
         InputError: If it does not exist, cannot be built, or is no `torch.nn.Module`.
 
     Example:
-        >>> load_model("torchvision:resnet18", {"num_classes": "10"}).fc.out_features
+        >>> load_model("torchvision:resnet18", {"num_classes": 10}).fc.out_features
         10
     """
-    arguments = {key: _literal(value) for key, value in (model_arg or {}).items()}
+    arguments = dict(model_arg or {})
     kind, _, name = spec.partition(":")
     if kind in ("torchvision", "timm"):
         for argument in ("weights", "pretrained"):
@@ -39,22 +41,12 @@ def load_model(spec: str, model_arg: Mapping[str, object] | None = None) -> nn.M
                 raise InputError(f"model_arg: {argument}: nothing is downloaded; use `weights` FILE")
         model = _torchvision(name, arguments) if kind == "torchvision" else _timm(name, arguments)
     elif ":" in spec:
-        model = call_factory(spec, arguments, option="model")
+        model = call_factory(spec, arguments, option="model", within=within)
     else:
         raise InputError(f"model: '{spec}' is not one of {FORMS}")
     if not isinstance(model, nn.Module):
         raise InputError(f"model: {spec} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-def _literal(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed: object = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-    return parsed if parsed is None or isinstance(parsed, (bool, int, float)) else value
 
 
 def _torchvision(name: str, arguments: Mapping[str, object]) -> object:

@@ -49,6 +49,11 @@ VALUES: list[tuple[str, object, object]] = [
     ("Shape", "3, 8,9", (3, 8, 9)), ("Shape", [3, 8, 9], (3, 8, 9)),
     ("Pairs", ["k=v", "name=a=b", " e ="], {"k": "v", "name": "a=b", "e": ""}),
     ("Pairs", {"k": 1, "t": True, "n": None, "f": 0.5}, {"k": 1, "t": True, "n": None, "f": 0.5}),
+    ("Pairs", {"k": "10", "l": [1, {"a": "true"}]}, {"k": "10", "l": [1, {"a": "true"}]}),
+    ("Pairs", ["a=[8,16]", "b=true", "c=null", "d=None", "e=-1e3", "f={\"x\": [1]}", "g=(1, 2)", "h=\"10\""],
+     {"a": [8, 16], "b": True, "c": None, "d": None, "e": -1000.0, "f": {"x": [1]}, "g": [1, 2], "h": "10"}),
+    ("Pairs", ["a=[8,", "b=TRUE", "c=NaN", "d=a b", "e='x'", "f=1,2", "g=[a]"],
+     {"a": "[8,", "b": "TRUE", "c": "NaN", "d": "a b", "e": "'x'", "f": "1,2", "g": "[a]"}),
 ]  # fmt: skip
 
 
@@ -69,7 +74,7 @@ REFUSED: list[tuple[str, object]] = [
     ("Switch", 2), ("Text", ""), ("Text", 3), ("Names", 3), ("Names", ["a", 3]), ("Names", {"a": "b"}),
     ("Numbers", ""), ("Numbers", []), ("Numbers", "1,"), ("Numbers", [True]), ("Deviations", "1,0"),
     ("Deviations", [-1]), ("Shape", "3,8"), ("Shape", "3,8,8,8"), ("Shape", "3,8,0"), ("Pairs", "k=v"),
-    ("Pairs", ["k"]), ("Pairs", ["=v"]), ("Pairs", {"k": [1]}),
+    ("Pairs", ["k"]), ("Pairs", ["=v"]), ("Pairs", {"k": {1}}),
 ]  # fmt: skip
 
 
@@ -96,7 +101,7 @@ def test_what_is_no_list_of_names_is_passed_on() -> None:
         ({"minutes": "long", "degrees": 90}, "minutes: long is not 'auto' or whole minutes"),
         ({"fan": "maybe"}, "fan: maybe is not true or false"),
         ({"shelves": ["a", 3]}, "shelves: a,3 is not a list of shelves"),
-        ({"sizes": {"a": [1]}}, "sizes: {'a': [1]} is not of the form k=v"),
+        ({"sizes": {"a": {1}}}, "sizes: {'a': {1}} is not of the form k=v"),
         ({"sizes": ["a"]}, "sizes: a is not of the form k=v"),
     ],
 )

@@ -63,7 +63,6 @@ def test_a_module_of_the_working_folder_is_found(file: Path, monkeypatch: pytest
     before = list(sys.path)
     assert call_factory("mine_for_factories:given", {}, option="model")
     assert sys.path == before
-    del sys.modules["mine_for_factories"]
 
 
 def test_a_file_may_import_its_neighbour(tmp_path: Path) -> None:

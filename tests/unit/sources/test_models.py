@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_torchvision_without_weights_and_with_arguments() -> None:
-    model = load_model("torchvision:resnet18", {"num_classes": "7"})
+    model = load_model("torchvision:resnet18", {"num_classes": 7})
     assert model.get_submodule("fc").out_features == 7
 
 
@@ -78,7 +78,7 @@ def test_timm_present(monkeypatch: pytest.MonkeyPatch) -> None:
     timm.list_models = lambda: ["tinynet_a", "resnet18"]  # type: ignore[attr-defined]
     timm.create_model = create_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "timm", timm)
-    assert isinstance(load_model("timm:resnet18", {"num_classes": "4"}), nn.Linear)
+    assert isinstance(load_model("timm:resnet18", {"num_classes": 4}), nn.Linear)
     assert calls == [("resnet18", False, 4)]
     with pytest.raises(InputError, match="timm has no model 'tinynet_b'; did you mean 'tinynet_a'"):
         load_model("timm:tinynet_b")
@@ -86,10 +86,10 @@ def test_timm_present(monkeypatch: pytest.MonkeyPatch) -> None:
         load_model("timm:resnet18", {"depth": 1})
 
 
-def test_factory_of_a_file_gets_literals(file: Path) -> None:
-    arguments = {"width": "5", "bias": "False", "name": "None!", "nothing": "None"}
+def test_factory_of_a_file_gets_its_arguments_as_they_are(file: Path) -> None:
+    arguments = {"width": 5, "bias": False, "name": "10", "nothing": {"a": [1, None]}}
     model = load_model(f"{file}:net", arguments)
-    assert vars(model)["seen"] == (5, False, "None!", None)
+    assert vars(model)["seen"] == (5, False, "10", {"a": [1, None]})
 
 
 def test_values_of_a_table_and_lists_stay(file: Path) -> None:

@@ -27,7 +27,7 @@ def test_nothing_said_means_the_digits_and_a_network_of_ones_own() -> None:
         ({"std": "0.5"}, (0.5,)),
         ({"input_shape": "3,224,224"}, (3, 224, 224)),
         ({"input_shape": [1, 8, 8]}, (1, 8, 8)),
-        ({"model_arg": ["num_classes=10", "name=a=b"]}, {"num_classes": "10", "name": "a=b"}),
+        ({"model_arg": ["num_classes=10", "name=a=b"]}, {"num_classes": 10, "name": "a=b"}),
         ({"model_arg": {"num_classes": 10, "bias": False}}, {"num_classes": 10, "bias": False}),
         ({"weights": "~/w.pt"}, Path("~/w.pt")),
         ({"calibration_images": 1}, 1),
