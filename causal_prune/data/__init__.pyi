@@ -1,7 +1,11 @@
 from .classification import STANDARD_TASK as STANDARD_TASK
+from .classification import width_of as width_of
 from .data import Data as Data
 from .data import Images as Images
+from .data import Pairs as Pairs
 from .data import held_out as held_out
 from .data import loader as loader
+from .data import paired as paired
+from .data import with_pairs as with_pairs
 from .regression import regression_task as regression_task
 from .task import Task as Task

@@ -11,46 +11,84 @@ from torch.nn import functional
 
 from causal_prune.data.task import Reduction, Task
 from causal_prune.errors import InputError
+from causal_prune.network.running import labels_in
 from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.report import ACCURACY
+
+GIVE = "give one integer class per image, or rows of zeros and a single one"
 
 
 def label(value: object) -> float | None:
     """The class that a label of a data set names.
 
     Args:
-        value: The label.
+        value: The label: a whole number, or one-hot: zeros and a single one, at least two.
 
     Returns:
-        Its number; None where it is no whole number.
+        Its number; None where it is neither.
     """
-    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_floating_point():
-        value = value.item()
+    if isinstance(value, Tensor | np.ndarray | list | tuple):
+        values = value.tolist() if isinstance(value, Tensor | np.ndarray) else list(value)
+        if not isinstance(values, list):  # of shape ()
+            return int(values) if isinstance(values, int) else None
+        if len(values) == 1 and isinstance(values[0], int):
+            return int(values[0])
+        return values.index(1) if width_of(value) and values.count(1) == 1 else None
     return int(value) if isinstance(value, int | np.integer) else None
+
+
+def width_of(value: object) -> int | None:
+    """The classes that a one-hot label tells.
+
+    Args:
+        value: A label of a data set.
+
+    Returns:
+        Their number; None where it is not one-hot.
+    """
+    if not isinstance(value, Tensor | np.ndarray | list | tuple):
+        return None
+    values = value.tolist() if isinstance(value, Tensor | np.ndarray) else list(value)
+    hot = isinstance(values, list) and len(values) > 1 and all(each in (0, 1) for each in values)
+    return len(values) if hot else None
 
 
 def labels_of(batch: Any, place: str) -> Tensor:
     """The labels in a batch of a loader.
 
     Args:
-        batch: A tuple or list (inputs, labels).
+        batch: A tuple or list (inputs, labels), or a mapping in which one entry is named as labels are. Labels are
+            whole numbers of shape (images,) or (images, 1), or one-hot: rows of zeros and a single one.
         place: Of the batch, for the error.
 
     Returns:
         One class per image, int64 on the CPU.
 
     Raises:
-        InputError: If there are none, or they are no integers of shape (images,).
+        InputError: If there are none, or they are neither.
     """
-    if not isinstance(batch, tuple | list) or len(batch) < 2:
-        raise InputError(f"{place} of the loader has no labels: give (inputs, labels)")
-    labels = torch.as_tensor(batch[1])
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    labels = _tensor(labels_in(batch, place), place)
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if whole and (labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)):
+        return labels.flatten().to(torch.int64)
+    if labels.ndim == 2 and labels.shape[1] > 1 and not labels.is_complex():
+        ones = labels == 1
+        if bool((ones | (labels == 0)).all()) and bool((ones.sum(dim=1) == 1).all()):
+            return ones.to(torch.int64).argmax(dim=1)
+    raise InputError(f"labels of {place} have shape {tuple(labels.shape)} and type {labels.dtype}: {GIVE}")
+
+
+def _tensor(labels: Any, place: str) -> Tensor:
+    try:
+        if isinstance(labels, list | tuple) and all(
+            isinstance(each, Tensor) and each.ndim for each in labels
+        ):
+            labels = torch.stack(list(labels), dim=1)  # as rows of lists are collated
+        return torch.as_tensor(labels).detach().cpu()
+    except (ValueError, TypeError, RuntimeError) as cause:
         raise InputError(
-            f"labels of {place} have shape {tuple(labels.shape)} and type {labels.dtype}: "
-            "give one integer class per image"
-        )
-    return labels.to("cpu", torch.int64)
+            f"labels of {place} are a {type(labels).__name__} without numbers: {GIVE}"
+        ) from cause
 
 
 def logits_of(output: Any, name: str, place: str) -> Tensor:
@@ -138,7 +176,7 @@ CLASSIFICATION = Task(
     yardstick=ACCURACY,
     loss_unit="nats",
     has_classes=True,
-    label_form="an int",
+    label_form="an int or one-hot (zeros and a single one)",
     label=label,
     labels=labels_of,
     outputs=logits_of,

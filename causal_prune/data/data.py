@@ -1,19 +1,76 @@
 """The splits of one set of images, and batches of them."""
 
-from collections.abc import Sized
-from dataclasses import dataclass
-from typing import TypeAlias, cast
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from causal_prune.data.classification import STANDARD_TASK
 from causal_prune.data.task import Task
+from causal_prune.errors import InputError
+from causal_prune.network.running import IMAGE_KEYS, LABEL_KEYS
 
 Images: TypeAlias = Dataset[tuple[Tensor, float]]
 BATCH = 128
 JUDGED_IMAGES = 1000
+
+
+class Pairs(Dataset[tuple[Tensor, float]]):
+    """A data set whose items are mappings, as one of pairs.
+
+    Args:
+        items: A map-style data set.
+        image: The name of the image in an item.
+        label: The name of its label.
+    """
+
+    def __init__(self, items: Dataset[Any], image: str, label: str) -> None:
+        self.items = items
+        self.image, self.label = image, label
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(cast(Sized, self.items))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, float]:
+        """Return an image and its label.
+
+        Args:
+            index: Position, below the number of items.
+
+        Returns:
+            Both, as the item holds them.
+        """
+        item = self.items[index]
+        return item[self.image], item[self.label]
+
+
+def paired(items: Dataset[Any], place: str) -> Images:
+    """A data set of the user's as one of pairs (image, label).
+
+    Args:
+        items: A map-style data set of at least one item, of pairs or of mappings.
+        place: What it is, for the error.
+
+    Returns:
+        The data set itself, or its mappings as pairs.
+
+    Raises:
+        InputError: If its first item is a mapping in which image or label cannot be told.
+    """
+    first = items[0]
+    if not isinstance(first, Mapping):
+        return cast(Images, items)
+    images, labels = ([key for key in first if key in names] for names in (IMAGE_KEYS, LABEL_KEYS))
+    if len(images) != 1 or len(labels) != 1:
+        raise InputError(
+            f"data: {place}: an item has {', '.join(map(str, first))}; give (image, label), or name one 'image' and "
+            "one 'label'"
+        )
+    return Pairs(items, images[0], labels[0])
 
 
 @dataclass(frozen=True)
@@ -52,6 +109,29 @@ class Data:
         return {name: len(cast(Sized, part)) for name, part in parts.items()}
 
 
+def with_pairs(data: Data) -> Data:
+    """Data whose items may be mappings, as data of pairs.
+
+    Args:
+        data: Of which the first calibration image is looked at.
+
+    Returns:
+        `data` itself where that is a pair.
+
+    Raises:
+        InputError: If it is a mapping in which image or label cannot be told.
+    """
+    if not isinstance(cast(Dataset[Any], data.calibration)[0], Mapping):
+        return data
+    return replace(
+        data,
+        train=paired(data.train, "train"),
+        validation=paired(data.validation, "validation"),
+        calibration=paired(data.calibration, "calibration"),
+        test=paired(data.test, "test"),
+    )
+
+
 def loader(
     images: Images, *, shuffle: bool = False, seed: int = 0, batch: int = BATCH
 ) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -69,7 +149,26 @@ def loader(
     generator = torch.Generator().manual_seed(seed)
     # a last batch of one image has no variance and cannot train a batch norm
     ragged = shuffle and len(images) % batch == 1 and len(images) > batch  # type: ignore[arg-type]
-    return DataLoader(images, batch, shuffle=shuffle, generator=generator, drop_last=ragged)  # type: ignore[arg-type]
+    return DataLoader(
+        cast(Dataset[tuple[Tensor, Tensor]], images),
+        batch,
+        shuffle=shuffle,
+        generator=generator,
+        drop_last=ragged,
+        collate_fn=_collated,
+    )
+
+
+def _collated(items: list[Any]) -> Any:
+    shapes = [
+        tuple(item[0].shape) for item in items if isinstance(item, tuple) and isinstance(item[0], Tensor)
+    ]
+    other = next((shape for shape in shapes if shape != shapes[0]), None)
+    if other is not None:
+        raise InputError(
+            f"data: images of shape {shapes[0]} and {other} stand in one batch; resize them to one shape"
+        )
+    return default_collate(items)
 
 
 def held_out(validation: Images, most: int = JUDGED_IMAGES) -> DataLoader[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from causal_prune.data.task import Reduction, Task
 from causal_prune.errors import InputError
+from causal_prune.network.running import labels_in
 from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.report import Yardstick
 
@@ -59,9 +60,7 @@ def _label(value: object) -> float | None:
 
 
 def _labels(batch: Any, place: str) -> Tensor:
-    if not isinstance(batch, tuple | list) or len(batch) < 2:
-        raise InputError(f"{place} of the loader has no labels: give (inputs, numbers)")
-    labels = torch.as_tensor(batch[1]).to("cpu", torch.float32)
+    labels = torch.as_tensor(labels_in(batch, place, "numbers")).to("cpu", torch.float32)
     if labels.ndim not in (1, 2) or labels.numel() != len(labels) or not bool(labels.isfinite().all()):
         shape = tuple(labels.shape)
         raise InputError(f"labels of {place} have shape {shape}: give one finite number per image")

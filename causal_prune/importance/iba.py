@@ -10,7 +10,7 @@ from causal_prune.errors import InputError
 from causal_prune.importance.evidence import Evidence, Labelled
 from causal_prune.importance.scores import FilterScores, from_filters
 from causal_prune.intervention import InformationBottleneck
-from causal_prune.network.running import copied, device_of, inputs_of
+from causal_prune.network.running import copied, device_of, inputs_for
 from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.progress import track
 
@@ -40,7 +40,7 @@ def score(evidence: Evidence) -> FilterScores:
     """
     network, batches = copied(evidence.network).eval(), evidence.images
     network.requires_grad_(False)
-    inputs, labels = _spread(batches, evidence.task)
+    inputs, labels = _spread(network, batches, evidence.task)
     device = device_of(network)
     producers = evidence.graph.producers
     filters: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ def _losses(task: Task, labels: Tensor, output: object) -> Tensor:
     return task.losses(answers, labels, "none")
 
 
-def _spread(batches: Labelled, task: Task) -> tuple[Tensor, Tensor]:
+def _spread(network: nn.Module, batches: Labelled, task: Task) -> tuple[Tensor, Tensor]:
     """Some images and labels, spread evenly over all."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
@@ -72,7 +72,7 @@ def _spread(batches: Labelled, task: Task) -> tuple[Tensor, Tensor]:
     wanted = torch.arange(min(IMAGES, total)) * total // min(IMAGES, total)
     start = 0
     for number, batch in enumerate(batches, start=1):
-        truth, tensors = task.labels(batch, f"batch {number}"), tensors_in(inputs_of(batch))
+        truth, tensors = task.labels(batch, f"batch {number}"), tensors_in(inputs_for(network, batch))
         if len(tensors) != 1:
             raise InputError(
                 f"labelled: the inputs are {len(tensors)} tensors; importance 'iba' takes networks of one"

@@ -16,6 +16,10 @@ from causal_prune.errors import InputError, first_line
 from causal_prune.network.tensor_trees import ImageList, mapped, own, tensors_in
 
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "input", "inputs", "x", "data")
+"""What the images of a batch are called, where it is a mapping and the network does not name them."""
+LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class_id")
+"""What the labels of a batch are called, where it is a mapping."""
 
 
 def inputs_of(batch: Any) -> Inputs:
@@ -40,6 +44,31 @@ def inputs_of(batch: Any) -> Inputs:
             "give tensors, (inputs, labels), or mappings of tensors"
         )
     return cast(Inputs, inputs)
+
+
+def labels_in(batch: Any, place: str, form: str = "labels") -> Any:
+    """The labels in a batch of a loader, whatever they are.
+
+    Args:
+        batch: A tuple or list (inputs, labels), or a mapping with one entry that is named as labels are.
+        place: Of the batch, for the error.
+        form: What the labels are, for the error.
+
+    Returns:
+        The labels.
+
+    Raises:
+        InputError: If there are none, or it cannot be told which they are.
+    """
+    if isinstance(batch, Mapping):
+        found = [key for key in batch if key in LABEL_KEYS]
+        if len(found) == 1:
+            return batch[found[0]]
+        named = f"it has {', '.join(map(str, batch))}; name one of them 'label'"
+        raise InputError(f"{place} of the loader has no labels: {named}, or give (inputs, {form})")
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise InputError(f"{place} of the loader has no labels: give (inputs, {form})")
+    return batch[1]
 
 
 def on_device(inputs: Any, device: torch.device | str) -> Any:
@@ -73,10 +102,12 @@ def inputs_for(model: nn.Module, batch: Any, device: torch.device | str | None =
 
 
 def as_taken(model: nn.Module, inputs: Any) -> Any:
-    """Inputs, with a list of images marked where the network takes it as one argument.
+    """Inputs as arguments of a network: one of its own names, or in their places.
 
-    A list of tensors of shape (C, H, W) is one argument of a network that needs no more than one, as detectors do; so
-    is a tuple of them that is longer than the network has arguments.
+    Of a mapping the labels are left out, unless the network cannot do without; images under a name that is none of its
+    arguments stand in the first place. A list of images is marked where the network takes it as one argument: a list
+    of tensors of shape (C, H, W) is one argument of a network that needs no more than one, as detectors do; so is a
+    tuple of them that is longer than the network has arguments.
 
     Args:
         model: The network.
@@ -85,6 +116,8 @@ def as_taken(model: nn.Module, inputs: Any) -> Any:
     Returns:
         The inputs or, of the same entries, an `ImageList`.
     """
+    if isinstance(inputs, Mapping):
+        return _named(model, inputs)
     if not isinstance(inputs, tuple | list) or isinstance(inputs, ImageList) or not inputs:
         return inputs
     if not all(isinstance(entry, Tensor) and entry.dim() == 3 for entry in inputs):
@@ -97,6 +130,25 @@ def as_taken(model: nn.Module, inputs: Any) -> Any:
     needed = sum(parameter.default is inspect.Parameter.empty for parameter in places)
     alone = needed == 1 if isinstance(inputs, list) else len(inputs) > len(places)
     return ImageList(inputs) if alone else inputs
+
+
+def _named(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    parameters = inspect.signature(model.forward).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return inputs
+    needed = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    }
+    images = [key for key in inputs if key in IMAGE_KEYS]
+    if len(images) != 1 and not (needed & inputs.keys()):
+        return inputs
+    given = {key: value for key, value in inputs.items() if key not in LABEL_KEYS or key in needed}
+    if given.keys() <= parameters.keys() or len(images) != 1:
+        return given
+    return given[images[0]]
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from causal_prune.comparison import Recipe
 from causal_prune.compensation import Repair
-from causal_prune.data import Data, held_out, loader
+from causal_prune.data import Data, held_out, loader, with_pairs
 from causal_prune.errors import CausalPruneError
 from causal_prune.fine_tuning import Tuning
 from causal_prune.importance import FilterScores, score
@@ -62,6 +62,7 @@ def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
     Raises:
         InputError: If the network cannot become an ONNX file of the form that is asked for.
     """
+    data = with_pairs(data)
     dense, example = copied(model).to(options.device).eval(), _example(data, options.device)
     form = options.part(OnnxForm)
     check_form(dense, example, dynamic_size=form.dynamic_size, opset=form.opset)

@@ -3,6 +3,7 @@
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from causal_prune.errors import InputError, one_line
 from causal_prune.sources.factories import anchored, nearest
-from causal_prune.sources.images import FormOf, ImageArrays
+from causal_prune.sources.images import DEEP_WHITE, WHITE, FormOf, ImageArrays, InputFormat
 from causal_prune.sources.splits import (
     CUT_FROM_TRAINING,
     LabelledSet,
@@ -25,6 +26,9 @@ from causal_prune.sources.splits import (
 )
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+VALIDATION_ARRAYS = ("val_images", "val_labels")
+DEPTHS: dict[str, float] = {"uint8": WHITE, "uint16": DEEP_WHITE}
+"""Types of pixels, and what becomes 1."""
 # These share one interface: (root, train, download) in, `data`, `targets` and `classes` out.
 TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST")
 DIGITS_TEST_SHARE = 0.2
@@ -54,9 +58,10 @@ def read_digits(*, form_of: FormOf) -> Splits:
 
 
 def read_npz(path: Path, *, name: str, form_of: FormOf) -> Splits:
-    """Read `train_images`, `train_labels`, `test_images` and `test_labels` from an `.npz` file.
+    """Read `train_images`, `train_labels`, `test_images`, `test_labels` and, if it has them, `val_*` of an `.npz` file.
 
-    Images are uint8 of shape (N, H, W, C) or (N, H, W), labels integers of shape (N,) from 0.
+    Images are uint8 or uint16 of shape (N, H, W, C) or (N, H, W), scaled to [0, 1]; labels integers of shape (N,) or
+    (N, 1) from 0, or one-hot of shape (N, classes).
 
     Args:
         path: The file.
@@ -64,20 +69,45 @@ def read_npz(path: Path, *, name: str, form_of: FormOf) -> Splits:
         form_of: Gives the format of the inputs for the shape of an image.
 
     Returns:
-        The splits; validation is cut from the training images.
+        The splits; without `val_*`, validation is cut from the training images.
 
     Raises:
         InputError: If the file is missing or damaged, or an array is missing or not of this form.
     """
     if not path.is_file():
         raise InputError(f"data: there is no file {path}")
+    arrays = _loaded(path)
+    splits = ("train", "val", "test") if VALIDATION_ARRAYS[0] in arrays else ("train", "test")
+    for split in splits:
+        _check_images(arrays[f"{split}_images"], f"{path}: {split}_images")
+        arrays[f"{split}_labels"] = _labels(arrays[f"{split}_labels"], f"{path}: {split}_labels")
+    depth = str(arrays["train_images"].dtype)
+    for split in splits:
+        if (other := str(arrays[f"{split}_images"].dtype)) != depth:
+            raise InputError(f"data: {path}: {split}_images is {other} but train_images is {depth}")
+    present = np.unique(arrays["train_labels"])
+    present = present[present >= 0]
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if len(gaps):
+        found = f"go up to {present[-1]} but hold no image of class {gaps[0]}"
+        raise InputError(f"data: {path}: train_labels {found}; classes count from 0 without gaps")
+    classes = tuple(str(label) for label in present)
+
+    def scaled(shape: tuple[int, int, int]) -> InputFormat:
+        return replace(form_of(shape), white=DEPTHS[depth])
+
+    return _splits(arrays, classes, place=str(path), name=name, form_of=scaled)
+
+
+def _loaded(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            missing = [key for key in ARRAYS if key not in content]
+            more = VALIDATION_ARRAYS if any(key in content for key in VALIDATION_ARRAYS) else ()
+            missing = [key for key in (*ARRAYS, *more) if key not in content]
             if missing:
                 held = ", ".join(content) or "none"
                 raise InputError(f"data: {path} has no array {', '.join(missing)} (it has {held})")
-            arrays = {key: content[key] for key in ARRAYS}
+            return {key: content[key] for key in (*ARRAYS, *more)}
     except (
         OSError,
         ValueError,
@@ -88,20 +118,20 @@ def read_npz(path: Path, *, name: str, form_of: FormOf) -> Splits:
         zlib.error,
     ) as cause:
         raise InputError(f"data: {path} is no readable npz file: {one_line(cause)}") from cause
-    for key in ("train_images", "test_images"):
-        _check_images(arrays[key], f"{path}: {key}")
-    for key in ("train_labels", "test_labels"):
-        if arrays[key].dtype.kind not in "iu" or arrays[key].ndim != 1:
-            form = f"{arrays[key].dtype} of shape {arrays[key].shape}"
-            raise InputError(f"data: {path}: {key} is {form}; integers of shape (N,) are needed")
-    present = np.unique(arrays["train_labels"])
-    present = present[present >= 0]
-    gaps = np.flatnonzero(present != np.arange(len(present)))
-    if len(gaps):
-        found = f"go up to {present[-1]} but hold no image of class {gaps[0]}"
-        raise InputError(f"data: {path}: train_labels {found}; classes count from 0 without gaps")
-    classes = tuple(str(label) for label in present)
-    return _splits(arrays, classes, place=str(path), name=name, form_of=form_of)
+
+
+def _labels(labels: npt.NDArray[np.generic], place: str) -> npt.NDArray[np.generic]:
+    """Labels of shape (N,), also where they stand in a column or are one-hot."""
+    if labels.dtype.kind in "iu" and (labels.ndim == 1 or labels.shape[1:] == (1,)):
+        return labels.reshape(-1)
+    if labels.dtype.kind in "iufb" and labels.ndim == 2 and labels.shape[1] > 1:
+        ones = labels == 1
+        if bool((ones | (labels == 0)).all()) and bool((ones.sum(axis=1) == 1).all()):
+            return np.asarray(ones.argmax(axis=1), np.int64)
+    form = f"{labels.dtype} of shape {labels.shape}"
+    raise InputError(
+        f"data: {place} is {form}; integers of shape (N,) or (N, 1) are needed, or rows of zeros and a single one"
+    )
 
 
 def read_torchvision(place: str, *, name: str, form_of: FormOf, within: Path | None = None) -> Splits:
@@ -153,14 +183,16 @@ def _splits(
     name: str,
     form_of: FormOf,
 ) -> Splits:
-    images = {split: _channels_first(arrays[f"{split}_images"]) for split in ("train", "test")}
+    found = [split for split in ("train", "val", "test") if f"{split}_images" in arrays]
+    images = {split: _channels_first(arrays[f"{split}_images"]) for split in found}
     channels, height, width = images["train"].shape[1:]
     form = form_of((channels, height, width))
-    if images["test"].shape[1:] != images["train"].shape[1:]:
-        shapes = " and ".join(str(arrays[f"{split}_images"].shape[1:]) for split in ("test", "train"))
-        raise InputError(f"data: {place}: test and training images differ in shape: {shapes}")
+    for split in found:
+        if images[split].shape[1:] != images["train"].shape[1:]:
+            shapes = " and ".join(str(arrays[f"{each}_images"].shape[1:]) for each in (split, "train"))
+            raise InputError(f"data: {place}: {split} and training images differ in shape: {shapes}")
     parts: dict[str, LabelledSet] = {}
-    for split in ("train", "test"):
+    for split in found:
         labels = arrays[f"{split}_labels"].astype(np.int64)
         if len(images[split]) != len(labels):
             sizes = f"{len(images[split]):,} images but {len(labels):,} labels"
@@ -169,13 +201,18 @@ def _splits(
         if len(outside):
             raise InputError(f"data: {place}: {split} label {outside[0]} is outside 0..{len(classes) - 1}")
         parts[split] = labelled_set(ImageArrays(images[split], labels, form), labels)
+    if "val" in parts:
+        return Splits(
+            parts["train"], parts["val"], parts["test"], classes, f"{name} (validation: val_images)"
+        )
     train, validation = split_validation(parts["train"], classes)
     return Splits(train, validation, parts["test"], classes, f"{name} ({CUT_FROM_TRAINING})")
 
 
 def _check_images(images: npt.NDArray[np.generic], place: str) -> None:
-    if images.dtype != np.uint8:
-        raise InputError(f"data: {place} is {images.dtype}; uint8 from 0 to 255 is needed")
+    if str(images.dtype) not in DEPTHS:
+        needed = "uint8 from 0 to 255 is needed, or uint16 from 0 to 65535"
+        raise InputError(f"data: {place} is {images.dtype}; {needed}")
     if images.ndim not in (3, 4) or min(images.shape, default=0) < 1:
         raise InputError(f"data: {place} has shape {images.shape}; (N,H,W,C) or (N,H,W) is needed")
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
@@ -184,4 +221,6 @@ def _check_images(images: npt.NDArray[np.generic], place: str) -> None:
 
 def _channels_first(images: npt.NDArray[np.generic]) -> Tensor:
     channels_last = images if images.ndim == 4 else images[..., None]
+    if channels_last.dtype == np.uint16:
+        channels_last = channels_last.astype(np.int32)  # torch has few operations for uint16
     return torch.from_numpy(np.ascontiguousarray(channels_last)).permute(0, 3, 1, 2).contiguous()

@@ -7,8 +7,10 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
+from torchvision.datasets import DatasetFolder
 
-from causal_prune.data import STANDARD_TASK, Data, Images, Task
+from causal_prune.data import STANDARD_TASK, Data, Images, Pairs, Task, paired, width_of, with_pairs
 from causal_prune.errors import InputError, one_line
 from causal_prune.progress import track
 from causal_prune.sources.factories import call_factory
@@ -20,8 +22,9 @@ FORMS = "a Data, {'train', 'test'[, 'validation'][, 'classes'][, 'task']}, (trai
 def read_factory(spec: str, *, within: Path | None = None) -> Data | Splits:
     """Call the user's factory and check what it returns.
 
-    Data sets have a length and items (float32 image of shape (C, H, W), label); they scale and normalise by themselves.
-    Labels are ints that name classes, unless a `task` says something else. Where no validation split is returned, it is
+    Data sets have a length and items (float32 image of shape (C, H, W), label), or mappings with an entry `image` and
+    an entry `label`; they scale and normalise by themselves. Labels are ints that name classes, or one-hot, unless a
+    `task` says something else. Where no validation split is returned, it is
     cut from `train`.
 
     Args:
@@ -39,16 +42,20 @@ def read_factory(spec: str, *, within: Path | None = None) -> Data | Splits:
     """
     made = call_factory(spec, {}, option="data", within=within)
     if isinstance(made, Data):
-        for split, part in (
-            ("train", made.train),
-            ("validation", made.validation),
-            ("calibration", made.calibration),
-            ("test", made.test),
-        ):
-            _read_item(part, 0, f"{spec}: {split}", _length(part, f"{spec}: {split}"), made.task)
-        return made
+        splits = {
+            "train": made.train,
+            "validation": made.validation,
+            "calibration": made.calibration,
+            "test": made.test,
+        }
+        for split, part in splits.items():
+            _read_item(_in_pairs(part, f"{spec}: {split}"), 0, f"{spec}: {split}", made.task)
+        return with_pairs(made)
     parts, names, task = _parts(made, spec)
-    labels = {split: _labels(part, f"{spec}: {split}", task) for split, part in parts.items()}
+    parts = {split: _in_pairs(part, f"{spec}: {split}") for split, part in parts.items()}
+    read = _Read(spec, task)
+    labels = {split: read.labels(part, split) for split, part in parts.items()}
+    names = names or tuple(map(str, range(read.width or 0)))
     classes = _classes(labels, names, spec) if task.has_classes else ()
     train, test = (labelled_set(parts[split], labels[split]) for split in ("train", "test"))
     if "validation" in parts:
@@ -99,18 +106,65 @@ def _length(part: Images, place: str) -> int:
     return size
 
 
-def _labels(part: Images, place: str, task: Task) -> Labels:
+def _in_pairs(part: Images, place: str) -> Images:
     size = _length(part, place)
-    positions = track(range(size), "check data", unit="image")
-    return np.array([_read_item(part, position, place, size, task) for position in positions])
+    try:
+        return paired(part, place)
+    except InputError:
+        raise
+    except Exception as cause:  # a user's data set may raise anything
+        raise InputError(f"data: {place}: item 0 of {size} raised {one_line(cause)}") from cause
 
 
-def _read_item(part: Images, position: int, place: str, size: int, task: Task) -> float:
+class _Read:
+    """What was read of the splits of a factory: all labels, and that the images are of one shape."""
+
+    def __init__(self, spec: str, task: Task) -> None:
+        self.spec, self.task = spec, task
+        self.first: tuple[str, tuple[int, ...]] | None = None
+        self.width: int | None = None
+
+    def labels(self, part: Images, split: str) -> Labels:
+        place = f"{self.spec}: {split}"
+        positions = track(range(_length(part, place)), "check data", unit="image")
+        return np.array([self._label(part, position, split) for position in positions])
+
+    def _label(self, part: Images, position: int, split: str) -> float:
+        shape, given, number = _read_item(part, position, f"{self.spec}: {split}", self.task)
+        if self.first is None:
+            self.first = _called(part, position, split), shape
+            self.width = width_of(given) if self.task.has_classes else None
+        if shape != self.first[1]:
+            raise InputError(
+                f"data: {self.spec}: {_called(part, position, split)} is {_comma(shape)} (channels,height,width) but "
+                f"{self.first[0]} is {_comma(self.first[1])}; have the factory resize them to one shape"
+            )
+        return number
+
+
+def _called(part: object, position: int, split: str) -> str:
+    """An item in an error: its file, where the data set is a folder of torchvision's."""
+    while isinstance(part, Subset | Pairs):
+        if isinstance(part, Subset):
+            position = part.indices[position]
+        part = part.dataset if isinstance(part, Subset) else part.items
+    if isinstance(part, DatasetFolder):
+        return str(part.samples[position][0])
+    return f"image {position} of {split}"
+
+
+def _comma(shape: tuple[int, ...]) -> str:
+    return ",".join(map(str, shape))
+
+
+def _read_item(part: Images, position: int, place: str, task: Task) -> tuple[tuple[int, ...], object, float]:
+    """The shape of an image, its label as it was given, and the number that it stands for."""
     try:
         item: object = part[position]
     except Exception as cause:  # a user's data set may raise anything
+        size = _length(part, place)
         raise InputError(f"data: {place}: item {position} of {size} raised {one_line(cause)}") from cause
-    if not isinstance(item, tuple) or len(item) != 2:
+    if not isinstance(item, tuple | list) or len(item) != 2:
         raise InputError(f"data: {place}: item {position} is no pair of an image and a label")
     image, label = item
     if not isinstance(image, Tensor) or image.dtype != torch.float32 or image.ndim != 3:
@@ -125,4 +179,4 @@ def _read_item(part: Images, position: int, place: str, size: int, task: Task) -
         raise InputError(
             f"data: {place}: label {position} is a {type(label).__name__}, not {task.label_form}"
         )
-    return number
+    return tuple(image.shape), label, number

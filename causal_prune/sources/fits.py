@@ -2,9 +2,8 @@
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from causal_prune.data import Data
+from causal_prune.data import Data, loader
 from causal_prune.errors import InputError, one_line
 from causal_prune.network.running import copied
 from causal_prune.network.tensor_trees import tensors_in
@@ -29,9 +28,10 @@ def check_fits(model: nn.Module, data: Data, *, device: str = "cpu") -> None:
         One pass over the calibration images.
     """
     probe = copied(model).to(device).eval()
-    loader = DataLoader(data.calibration, batch_size=BATCH)
-    for images, labels in track(loader, "check model"):
+    batches = loader(data.calibration, batch=BATCH)
+    for images, given in track(batches, "check model"):
         if data.task.has_classes:
+            labels = data.task.labels((images, given), "data: a calibration batch")
             outside = labels[(labels < 0) | (labels >= len(data.classes))]
             if len(outside):
                 raise InputError(f"data: label {int(outside[0])} is outside 0..{len(data.classes) - 1}")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -18,6 +19,10 @@ from causal_prune.errors import InputError
 
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")
+WHITE, DEEP_WHITE = 255, 65535
+"""The largest values of 8 and of 16 bits."""
+DEEP_COLOURS = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+"""How Pillow reads colours of 16 bits, and how it would read them if the lower half came first."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class InputFormat:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    white: float = 255.0
+    white: float = WHITE
 
 
 FormOf = Callable[[tuple[int, int, int]], InputFormat]
@@ -46,7 +51,7 @@ def input_format(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     input_shape: tuple[int, int, int] | None,
-    white: float = 255.0,
+    white: float = WHITE,
 ) -> InputFormat:
     """Check the options that shape inputs against the images at hand.
 
@@ -193,21 +198,43 @@ def read_image(path: Path) -> Tensor:
     """Read an image file.
 
     Args:
-        path: A file that Pillow can read, of 8 bits per channel.
+        path: A file that Pillow can read, of 8 or 16 bits per channel.
 
     Returns:
-        Pixels, uint8 of shape (1, H, W) for a grey image, else (3, H, W); transparency is dropped.
+        Pixels from 0 to 255 of shape (1, H, W) for a grey image, else (3, H, W): uint8, or float32 where the file has
+        16 bits per channel; transparency is dropped.
 
     Raises:
-        InputError: If the file is damaged, is no image, or has more than 8 bits per channel.
+        InputError: If the file is damaged, is no image, or has more than 16 bits per channel.
     """
     try:
         with Image.open(path) as image:
-            if image.mode.split(";")[0] in DEEP_MODES:
-                raise InputError(f"data: {path} has more than 8 bits per channel; save it with 8")
-            pixels: Tensor = pil_to_tensor(image.convert("L" if image.mode in GREY_MODES else "RGB"))
+            raw = _raw_mode(image)
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+                return _scaled(torch.from_numpy(np.asarray(image).astype(np.int32))[None])
+            if image.mode in DEEP_MODES:
+                raise InputError(f"data: {path} has 32 bits per channel; save it with 8 or 16")
+            grey = image.mode in GREY_MODES or raw.startswith("LA")
+            pixels: Tensor = pil_to_tensor(image.convert("L" if grey else "RGB"))
+        return _scaled(pixels.int() * 256 + _low_bytes(path)) if raw in DEEP_COLOURS else pixels
     except InputError:
         raise
     except Exception as cause:  # Pillow's readers raise OSError, SyntaxError, ValueError and others
         raise InputError(f"data: {path} is no readable image ({cause})") from cause
-    return pixels
+
+
+def _raw_mode(image: ImageFile) -> str:
+    args = image.tile[0].args if image.tile else ""
+    return args if isinstance(args, str) else ""
+
+
+def _low_bytes(path: Path) -> Tensor:
+    """The lower halves of 16 bits: Pillow keeps the upper ones, unless the halves are read as if they were swapped."""
+    with Image.open(path) as image:
+        image.tile = [tile._replace(args=DEEP_COLOURS[_raw_mode(image)]) for tile in image.tile]
+        pixels: Tensor = pil_to_tensor(image.convert("RGB"))
+        return pixels
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    return pixels.to(torch.float32) * (WHITE / DEEP_WHITE)

@@ -84,7 +84,9 @@ def load_weights(model: nn.Module, path: Path | str, *, within: Path | None = No
     if not path.is_file():
         raise InputError(f"weights: there is no file {path}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-    expected = {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    expected = {
+        key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)
+    }
     reading = _only_reading([*_readings(content, expected)], expected, content, path)
     state = _with_ties(reading.state, expected, path)
     for key, value in state.items():

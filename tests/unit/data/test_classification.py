@@ -13,13 +13,44 @@ LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
 
 
 @pytest.mark.parametrize(
-    "value", [3, np.int64(3), np.uint8(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8)]
+    "value",
+    [
+        3,
+        np.int64(3),
+        np.uint8(3),
+        torch.tensor(3),
+        torch.tensor(3, dtype=torch.uint8),
+        torch.tensor([3]),
+        [3],
+        torch.eye(5)[3],
+        np.eye(4, dtype=np.int64)[3],
+        [0, 0, 0, 1],
+        (0.0, 0.0, 0.0, 1.0),
+        torch.eye(4).bool()[3],
+    ],
 )
-def test_a_class_is_a_whole_number_of_any_kind(value: object) -> None:
+def test_a_class_is_a_whole_number_of_any_kind_or_one_hot(value: object) -> None:
     assert label(value) == 3
 
 
-@pytest.mark.parametrize("value", [3.0, "3", None, torch.tensor(3.0), torch.tensor([3]), np.float32(3)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        3.0,
+        "3",
+        None,
+        torch.tensor(3.0),
+        np.float32(3),
+        [0.5, 0.5],
+        [1, 1, 0],
+        [0, 0],
+        torch.tensor([0.9, 0.1]),
+        torch.eye(3),
+        [],
+        ["a", "b"],
+        [3.0],
+    ],
+)
 def test_other_labels_name_no_class(value: object) -> None:
     assert label(value) is None
 
@@ -31,15 +62,44 @@ def test_labels_come_as_int64_on_the_cpu() -> None:
         assert found.dtype == torch.int64 and found.tolist() == [2, 0]
 
 
-@pytest.mark.parametrize("batch", [LOGITS, (LOGITS,), {"images": LOGITS}])
+@pytest.mark.parametrize("batch", [LOGITS, (LOGITS,)])
 def test_a_batch_without_labels_is_refused(batch: object) -> None:
     with pytest.raises(InputError, match=r"^batch 4 of the loader has no labels: give \(inputs, labels\)$"):
         labels_of(batch, "batch 4")
 
 
+@pytest.mark.parametrize("key", ["label", "labels", "target", "y"])
+def test_labels_of_a_mapping_are_known_by_their_name(key: str) -> None:
+    assert labels_of({"image": LOGITS, key: torch.tensor([2, 0])}, "batch 1").tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("batch", [{"images": LOGITS}, {"image": LOGITS, "label": [1, 2], "target": [2, 1]}])
+def test_a_mapping_in_which_labels_cannot_be_told_is_refused(batch: dict[str, object]) -> None:
+    text = rf"^batch 4 of the loader has no labels: it has {', '.join(batch)}; name one of them 'label', or give "
+    with pytest.raises(InputError, match=text):
+        labels_of(batch, "batch 4")
+
+
 @pytest.mark.parametrize(
-    "labels", [torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2), torch.tensor([True, False])]
-)
+    "labels",
+    [
+        torch.tensor([[0, 0, 1], [1, 0, 0]]), torch.tensor([[0.0, 0, 1], [1, 0, 0]]), torch.tensor([[2], [0]]),
+        np.array([[0, 0, 1], [1, 0, 0]]), torch.tensor([[0, 0, 1], [1, 0, 0]]).bool(), [[0, 0, 1], [1, 0, 0]],
+        [torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([1, 0])],  # rows of lists, as torch collates them
+    ],
+)  # fmt: skip
+def test_columns_and_one_hot_rows_are_labels_too(labels: object) -> None:
+    found = labels_of((LOGITS, labels), "batch 1")
+    assert found.dtype == torch.int64 and found.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.zeros(2), torch.tensor([True, False]), torch.zeros(2, 1), torch.zeros(2, 3), torch.ones(2, 3),
+        torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.zeros(2, 2, 2), torch.tensor([[2, 0], [0, 2]]),
+    ],
+)  # fmt: skip
 def test_labels_of_other_shapes_and_types_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(
         InputError, match=r"^labels of batch 1 have shape \(2.*\) and type .*: give one integer"
@@ -120,3 +180,11 @@ def test_what_is_wrong_with_the_outputs_of_a_network_is_told(outputs: object, to
 def test_every_class_is_a_stratum_and_an_output() -> None:
     assert CLASSIFICATION.strata(np.array([2, 0, 2], dtype=np.uint8)).tolist() == [2, 0, 2]
     assert CLASSIFICATION.width(("a", "b", "c")) == 3
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [torch.zeros(2), torch.zeros(3)], "ab"])
+def test_labels_without_numbers_are_refused(labels: object) -> None:
+    with pytest.raises(
+        InputError, match=r"^labels of batch 1 are a \w+ without numbers: give one integer class"
+    ):
+        labels_of((LOGITS, labels), "batch 1")

@@ -1,9 +1,13 @@
 """Batches of a split: their order, their last one, and images held out."""
 
-import torch
-from torch.utils.data import TensorDataset
+from typing import Any
 
-from causal_prune.data.data import Data, held_out, loader
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from causal_prune.data.data import Data, held_out, loader, paired, with_pairs
+from causal_prune.errors import InputError
 from tests.unit.counted_images import Counted
 
 
@@ -38,3 +42,36 @@ def test_splits_are_counted() -> None:
     parts = [Counted(size, 1) for size in (4, 3, 2, 1)]
     data = Data(*parts, ("a",), "noise", "two images")
     assert data.split == {"train": 4, "validation": 3, "calibration": 2, "test": 1}
+
+
+class Named(Dataset[Any]):
+    """Two images as mappings."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {key: torch.full((1, 2, 2), float(index)) if key == "image" else index for key in self.keys}
+
+
+def test_mappings_become_pairs_and_pairs_stay() -> None:
+    images = Counted(4, 1)
+    data = Data(images, images, images, images, ("a",), "noise", "two images")
+    assert with_pairs(data) is data
+    table = Named("id", "image", "label")
+    found = with_pairs(Data(table, table, table, table, ("a", "b"), "noise", "all"))
+    assert found.split == {"train": 2, "validation": 2, "calibration": 2, "test": 2}
+    pixels, labels = next(iter(loader(found.test)))
+    assert pixels[:, 0, 0, 0].tolist() == [0, 1] and labels.tolist() == [0, 1]
+    with pytest.raises(InputError, match="^data: train: an item has image, target, label; give"):
+        paired(Named("image", "target", "label"), "train")
+
+
+def test_images_of_two_shapes_in_a_batch_are_refused() -> None:
+    images: Any = [(torch.zeros(1, 2, 2), 0), (torch.zeros(1, 3, 2), 1)]
+    text = r"^data: images of shape \(1, 2, 2\) and \(1, 3, 2\) stand in one batch; resize them to one shape$"
+    with pytest.raises(InputError, match=text):
+        next(iter(loader(images)))

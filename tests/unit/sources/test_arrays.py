@@ -82,6 +82,36 @@ def test_the_form_is_asked_for_once_with_the_shape_that_is_stored(tmp_path: Path
     assert images_of(splits.test.images).shape == (9, 1, 2, 2)
 
 
+@pytest.mark.parametrize("form", ["column", "one-hot", "one-hot of floats", "one-hot of truth values"])
+def test_labels_in_a_column_or_one_hot_are_the_same_labels(tmp_path: Path, arrays: Arrays, form: str) -> None:
+    expected = load_npz(tmp_path, arrays)
+    eye = np.eye(4, dtype={"one-hot": np.int64, "one-hot of floats": np.float32}.get(form, bool))
+    changed: Arrays = {**arrays}
+    for key in ("train_labels", "test_labels"):
+        labels = arrays[key].astype(np.int64)
+        changed[key] = labels[:, None] if form == "column" else eye[labels]
+    found = load_npz(tmp_path, changed)
+    assert found.classes == expected.classes
+    for part, other in ((found.train, expected.train), (found.test, expected.test)):
+        assert part.labels.tolist() == other.labels.tolist() == labels_of(part.images)
+
+
+def test_validation_arrays_are_the_validation_split(tmp_path: Path, arrays: Arrays) -> None:
+    more = {"val_images": arrays["test_images"][:5] // 2, "val_labels": arrays["test_labels"][:5][:, None]}
+    splits = load_npz(tmp_path, {**arrays, **more})
+    assert [len(part.labels) for part in (splits.train, splits.validation, splits.test)] == [40, 5, 9]
+    stored = torch.from_numpy(more["val_images"]).permute(0, 3, 1, 2)  # type: ignore[arg-type]  # they are uint8
+    assert torch.equal(images_of(splits.validation.images), stored / 255)
+    assert splits.validation.labels.tolist() == arrays["test_labels"][:5].tolist()
+    assert splits.name.endswith("(validation: val_images)")
+
+
+def test_sixteen_bits_are_scaled_to_the_unit_interval(tmp_path: Path, arrays: Arrays) -> None:
+    deep = {key: value.astype(np.uint16) * 257 if "images" in key else value for key, value in arrays.items()}
+    plain, found = load_npz(tmp_path, arrays), load_npz(tmp_path, deep)
+    torch.testing.assert_close(images_of(found.test.images), images_of(plain.test.images))
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -111,11 +141,29 @@ def test_the_form_is_asked_for_once_with_the_shape_that_is_stored(tmp_path: Path
         ({"train_labels": np.zeros(0, int)}, "the train arrays hold 40 images but 0 labels"),
         (
             {"train_labels": np.ones(40)},
-            "train_labels is float64 of shape (40,); integers of shape (N,) are needed",
+            "train_labels is float64 of shape (40,); integers of shape (N,) or (N, 1) are needed, or rows of zeros",
         ),
         (
-            {"test_labels": np.ones((9, 1), int)},
-            "test_labels is int64 of shape (9, 1); integers of shape (N,)",
+            {"test_labels": np.ones((9, 2), int)},
+            "test_labels is int64 of shape (9, 2); integers of shape (N,)",
+        ),
+        (
+            {"train_labels": np.full((40, 4), 0.25)},
+            "train_labels is float64 of shape (40, 4); integers of shape (N,)",
+        ),
+        (
+            {"test_images": np.ones((9, 6, 5, 3), np.uint16)},
+            "test_images is uint16 but train_images is uint8",
+        ),
+        ({"val_images": np.ones((9, 6, 5, 3), np.uint8)}, "has no array val_labels (it has train_images, "),
+        ({"val_labels": np.zeros(9, int)}, "has no array val_images (it has train_images, "),
+        (
+            {"val_labels": np.zeros(3, int), "val_images": np.ones((3, 6, 6, 3), np.uint8)},
+            "val and training images differ in shape: (6, 6, 3) and (6, 5, 3)",
+        ),
+        (
+            {"val_labels": np.full(3, 4), "val_images": np.ones((3, 6, 5, 3), np.uint8)},
+            "val label 4 is outside 0..3",
         ),
         ({"test_labels": np.arange(9)}, "test label 4 is outside 0..3"),
         ({"test_labels": np.arange(9) % 4 - 1}, "test label -1 is outside 0..3"),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets.folder import find_classes
 
-from causal_prune.errors import InputError
+from causal_prune.errors import CausalPruneNote, InputError
 from causal_prune.sources.image_folder import read_image_folder
 from causal_prune.sources.images import input_format
 from causal_prune.sources.splits import Splits
@@ -28,7 +29,6 @@ def folder(tmp_path: Path) -> Path:
         for label, name in enumerate(("cat", "dog")):
             for index in range(count):
                 write_image(tmp_path / split / name / f"{index}.png", 100 * label + 10 * index)
-    (tmp_path / "train" / ".cache").mkdir()
     return tmp_path
 
 
@@ -89,7 +89,7 @@ def test_images_share_their_shape_unless_they_are_converted(folder: Path) -> Non
     write_image(folder / "val" / "cat" / "9.png", 0, size=(9, 9))
     text = (
         "data: val/cat/9.png is 3,9,9 (channels,height,width) but train/cat/0.png is 3,6,7; "
-        "`input_shape` converts all to one"
+        "`input_shape` resizes all to one (bilinear with antialiasing, the aspect is not kept)"
     )
     with pytest.raises(InputError, match=f"^{re.escape(text)}$"):
         read(folder)
@@ -104,8 +104,9 @@ def test_an_unreadable_image_is_named_before_it_is_used(folder: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=rf"^data: {re.escape(str(path))} is no readable image \(.+\)$"):
         read(folder)
-    Image.fromarray(np.full((6, 7), 5, np.uint16)).save(path)
-    with pytest.raises(InputError, match=r"1\.png has more than 8 bits per channel; save it with 8$"):
+    Image.fromarray(np.full((6, 7), 5, np.int32)).save(path.with_suffix(".tif"))
+    path.unlink()
+    with pytest.raises(InputError, match=r"1\.tif has 32 bits per channel; save it with 8 or 16$"):
         read(folder)
 
 
@@ -135,3 +136,28 @@ def test_a_class_of_one_training_image_is_refused(tmp_path: Path) -> None:
         write_image(tmp_path / split / "a" / "0.png", 0)
     with pytest.raises(InputError, match="^data: class 'a' has 1 training images; at least 2 are needed"):
         read(tmp_path)
+
+
+def test_what_tools_leave_behind_is_passed_over_with_a_note(folder: Path) -> None:
+    expected = [part.labels.tolist() for part in (read(folder).train, read(folder).test)]
+    write_image(folder / "train" / "__MACOSX" / "cat" / "._0.png", 0)
+    write_image(folder / "train" / ".ipynb_checkpoints" / "0.png", 0, size=(3, 3))
+    write_image(folder / "val" / "dog" / ".ipynb_checkpoints" / "1-checkpoint.png", 0, size=(3, 3))
+    (folder / "val" / "cat" / "._0.png").write_bytes(b"Mac OS X")
+    text = "passed over train/.ipynb_checkpoints, train/__MACOSX, val/cat/._0.png and 1 more, hidden or left behind by a tool"
+    with pytest.warns(
+        CausalPruneNote, match=rf"^data: {re.escape(str(folder))}: {re.escape(text)}$"
+    ) as notes:
+        splits = read(folder)
+    assert len(notes) == 1 and splits.classes == ("cat", "dog")
+    assert [part.labels.tolist() for part in (splits.train, splits.test)] == expected
+
+
+def test_classes_are_numbered_as_torchvision_numbers_them(tmp_path: Path) -> None:
+    names = ("b", "10", "9", "A", "a", "Ä", "a b", "ab")
+    for split in ("train", "val"):
+        for name in names:
+            for index in range(2):
+                write_image(tmp_path / split / name / f"{index}.png", index)
+    classes, _ = find_classes(tmp_path / "train")
+    assert read(tmp_path).classes == tuple(classes)

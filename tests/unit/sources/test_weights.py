@@ -52,7 +52,9 @@ def assert_told(path: Path, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "net", "model_state_dict", "model_ema"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "model.", "net.backbone."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "model.", "net.backbone."]
+)
 def test_checkpoints_in_their_wrappers(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
     weights = {prefix + key: value for key, value in state().items()}
     torch.save(weights if wrapper is None else {wrapper: weights, "epoch": 3}, tmp_path / "w.pt")
@@ -192,7 +194,7 @@ def averaged() -> dict[str, object]:
 
 
 WRAPPED: dict[str, tuple[object, tuple[str, ...]]] = {
-    "a trainer's": ({"epoch": 3, "model_state_dict": state(), "optimizer_state_dict": {"state": {0: {"x": torch.ones(2)}}}},
+    "a trainer's": ({"epoch": 3, "model_state_dict": state(), "optim": {"state": {0: {"x": torch.ones(2)}}}},
                     ("'model_state_dict'",)),
     "two tables deep": ({"nets": {"student": state(), "step": 3}, "loss": 0.5}, ("'nets.student'",)),
     "an averaged model": (averaged(), ("without 'module.'", "leaving out n_averaged")),
@@ -226,9 +228,15 @@ def test_what_fits_in_two_ways_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_two_networks_in_one_table_are_told_apart_by_their_prefix(tmp_path: Path) -> None:
-    both = {f"{who}.{key}": value for who, seed in (("student", 5), ("teacher", 6)) for key, value in state(seed).items()}
+    both = {
+        f"{who}.{key}": value
+        for who, seed in (("student", 5), ("teacher", 6))
+        for key, value in state(seed).items()
+    }
     torch.save(both, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=r"2 ways: the file itself, without 'student\.' .*; or .*'teacher\.'"):
+    with pytest.raises(
+        InputError, match=r"2 ways: the file itself, without 'student\.' .*; or .*'teacher\.'"
+    ):
         load_weights(network(), tmp_path / "w.pt")
 
 
@@ -281,7 +289,9 @@ def test_one_tensor_with_two_values_is_refused(tmp_path: Path) -> None:
     weights = {key: value.clone() for key, value in tied().state_dict().items()}
     weights["second.weight"] += 1
     torch.save(weights, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=r"first\.weight and second\.weight are one tensor in the model, but differ"):
+    with pytest.raises(
+        InputError, match=r"first\.weight and second\.weight are one tensor in the model, but differ"
+    ):
         load_weights(tied(), tmp_path / "w.pt")
 
 
