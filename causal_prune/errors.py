@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class CausalPruneError(Exception):
@@ -77,3 +79,17 @@ def first_line(error: BaseException) -> str:
         One line.
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest what a misspelt name may have meant.
+
+    Args:
+        name: The name that is not known.
+        known: The names that are.
+
+    Returns:
+        `; did you mean 'x'?`, or an empty text where nothing is near.
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

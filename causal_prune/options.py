@@ -4,7 +4,6 @@ import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 from pydantic import (
@@ -21,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, nearest
 
 Part = TypeVar("Part", bound="OptionValues")
 
@@ -176,9 +175,7 @@ class OptionValues(BaseModel):
             first = cause.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else ""
             if first["type"] == "extra_forbidden":
-                near = get_close_matches(name, cls.model_fields, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                raise InputError(f"unknown option '{name}'{hint}") from cause
+                raise InputError(f"unknown option '{name}'{nearest(name, cls.model_fields)}") from cause
             raise OptionError(name, f"{shown(values[name])} is not {must_be(cls, name)}") from cause
 
     def part(self, kind: type[Part]) -> Part:

@@ -2,7 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 Config = Annotated[
     Path | None, typer.Option(help="TOML file of these options; flags win.", rich_help_panel="Output")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
 
 def _common(
@@ -29,17 +31,20 @@ def run(ctx: typer.Context, config: Config = None) -> int:
     """The whole flow into a bundle. With no arguments: scikit-learn's digits and a small CNN trained on the spot."""
     settings = _settings(ctx, config)  # before the imports: a wrong option is told at once
     from causal_prune.command_line.jobs import dry_run_job, run_job
+    from causal_prune.command_line.standard_output import left_to_json
     from causal_prune.command_line.tables import dry_run_lines
 
     if settings.dry_run:
-        target, layers = dry_run_job(settings)
+        with left_to_json(settings.print_json):
+            target, layers = dry_run_job(settings)
         if settings.print_json:
             widths = [layer.model_dump() for layer in layers]
-            typer.echo(json.dumps({"target": vars(target), "layers": widths}, indent=2))
+            _print_json({"target": vars(target), "layers": widths})
         else:
             _print_lines(dry_run_lines(target, layers))
         return 0
-    result = run_job(settings, command=_typed(ctx))
+    with left_to_json(settings.print_json):
+        result = run_job(settings, command=_typed(ctx))
     if settings.print_json:
         typer.echo(result.report.model_dump_json(indent=2))
     else:
@@ -51,9 +56,11 @@ def inspect(ctx: typer.Context, config: Config = None) -> int:
     """Groups, widths, parents, what is frozen and why; changes nothing."""
     settings = _settings(ctx, config)
     from causal_prune.command_line.jobs import inspect_job
+    from causal_prune.command_line.standard_output import left_to_json
     from causal_prune.command_line.tables import inspection_tables
 
-    graph = inspect_job(settings)
+    with left_to_json(settings.print_json):
+        graph = inspect_job(settings)
     if settings.print_json:
         typer.echo(json.dumps(graph.to_json(), indent=1))
     else:
@@ -75,6 +82,7 @@ def gate(
     ] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Largest size of the ONNX file.")] = None,
     beat_random: Annotated[bool, typer.Option("--beat-random", help="Random pruning must be worse.")] = False,
+    print_json: Json = False,
 ) -> int:
     """The CI check: exits 0 passed, 1 failed, 4 inconclusive, and says which number decided."""
     from causal_prune.report import Limits, Report, load_baseline, verify
@@ -83,7 +91,10 @@ def gate(
     verify(folder)
     limits = Limits(max_drop=max_drop, min_speedup=min_speedup, max_bytes=max_bytes, beat_random=beat_random)
     verdict = judge(Report.load(folder / "report.json"), load_baseline(baseline), limits)
-    _print_lines(verdict.lines)
+    if print_json:
+        _print_json({"exit_code": verdict.exit_code, "lines": verdict.lines})
+    else:
+        _print_lines(verdict.lines)
     return verdict.exit_code
 
 
@@ -95,12 +106,18 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.01, help="Time for each file.")] = 2.0,
+    print_json: Json = False,
 ) -> int:
     """Latency of an ONNX file; of two files, interleaved, with the ratio."""
-    from causal_prune.command_line.tables import bench_table
+    from causal_prune.command_line.tables import bench_entries, bench_table
+    from causal_prune.measure import measure_latency
 
-    files = _file(model), None if other is None else _file(other)
-    _print_tables(bench_table(*files, threads=threads, batch=batch, seconds=seconds))
+    files = {str(_file(path)): _file(path) for path in (model, other) if path is not None}
+    latencies = measure_latency(files, threads=threads, batch=batch, seconds=seconds)
+    if print_json:
+        _print_json({"threads": threads, "batch": batch, "files": bench_entries(latencies)})
+    else:
+        _print_tables(bench_table(latencies, threads=threads, batch=batch))
     return 0
 
 
@@ -109,11 +126,19 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B.onnx|DIR", help="Another file, or a bundle.")],
     tolerance: Annotated[float, typer.Option(min=1e-12, help="Largest difference that passes.")] = 1e-4,
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    print_json: Json = False,
 ) -> int:
     """Output parity of two ONNX files, per output; exits 1 where they differ."""
     from causal_prune.onnx_files import compare_onnx
 
     parity = compare_onnx(_file(first), _file(second), tolerance=tolerance, seed=seed)
+    if print_json:
+        worst = {"max_abs": parity.max_abs, **parity.outputs}
+        finite = {
+            name: error if isfinite(error) else None for name, error in worst.items()
+        }  # JSON knows no infinity
+        _print_json({**vars(parity), "max_abs": finite.pop("max_abs"), "outputs": finite})
+        return 0 if parity.passed else 1
     verdict = "within" if parity.passed else "ABOVE"
     _print_lines([f"{name}: largest difference {error:.3g}" for name, error in parity.outputs.items()])
     _print_lines([f"largest difference {parity.max_abs:.3g}, {verdict} the tolerance {parity.tolerance:.3g}"])
@@ -135,6 +160,10 @@ def _file(path: Path) -> Path:
 def _typed(ctx: typer.Context) -> str:
     root = ctx.find_root()
     return shlex.join(("causal-prune", *root.obj)) if root.obj else "causal-prune run"
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(content, indent=2))
 
 
 def _print_lines(lines: Iterable[str]) -> None:

@@ -1,17 +1,20 @@
 """The entry of the command line: warnings, Ctrl-C, errors as one line, exit codes."""
 
 import _thread
+import os
+import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from typer.exceptions import TyperException
 
 from causal_prune.command_line.commands import app_for, named
-from causal_prune.errors import CausalPruneError, CausalPruneWarning
+from causal_prune.errors import CausalPruneError, CausalPruneNote, CausalPruneWarning
 
 INTERRUPTED = 130
 
@@ -19,14 +22,16 @@ STOPPED = "interrupted; nothing was changed, run the same command to start again
 
 
 @contextmanager
-def _plain_warnings() -> Iterator[None]:
+def _plain_warnings(arguments: list[str], start: str) -> Iterator[None]:
     """Print this package's warnings, each once, as one line; those of libraries are not the user's to mend."""
     said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, CausalPruneWarning) and str(message) not in said:
             said.add(str(message))
-            typer.echo(f"causal-prune: warning: {message}", err=True)
+            kind = "note" if issubclass(category, CausalPruneNote) else "warning"
+            text = _in_flags(str(message), arguments) if kind == "note" else str(message)
+            typer.echo(f"causal-prune: {kind}: {_from_start(text, start)}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -69,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from causal_prune.progress import shown
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
+    debug, start = "--debug" in arguments, _working_folder()
     try:
-        with _plain_warnings(), _no_interrupt_lost(), shown(sys.stderr.isatty()):
+        with _plain_warnings(arguments, start), _no_interrupt_lost(), shown(sys.stderr.isatty()):
             given = _with_values(arguments)
             app = app_for(given)
             result = app(args=given, prog_name="causal-prune", standalone_mode=False, obj=given)
@@ -82,8 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(STOPPED, INTERRUPTED, debug)
     except TyperException as error:
         return _complain(error.format_message(), error.exit_code, debug)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
-        return _complain(*_told(error, arguments), debug)
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
+        text, code = _told(error)
+        return _complain(_from_start(_in_flags(text, arguments), start), code, debug)
+
+
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return ""
 
 
 def _with_values(arguments: list[str]) -> list[str]:
@@ -95,12 +108,15 @@ def _with_values(arguments: list[str]) -> list[str]:
     return list(stand_alone(arguments))
 
 
-def _told(error: BaseException, arguments: list[str]) -> tuple[str, int]:
+def _told(error: BaseException) -> tuple[str, int]:
     """What an error is in one line, and its exit code."""
     if _hides_interrupt(error):
         return STOPPED, INTERRUPTED
     if isinstance(error, CausalPruneError):
-        return _in_flags(str(error), arguments), error.exit_code
+        return str(error), error.exit_code
+    if isinstance(error, SystemExit):
+        ended = f"the code of the model or of its data ended the program (sys.exit({error.code!r}))"
+        return f"{ended} in the middle of the work; --debug shows where", 2
     if isinstance(error, OSError):
         return f"{error.filename or 'file system'}: {error.strerror or error}", 2
     return f"internal error, {type(error).__name__}: {error}; --debug shows where", 2
@@ -113,6 +129,12 @@ def _in_flags(text: str, arguments: list[str]) -> str:
     commands = typer.main.get_command(app_for(arguments)).commands.values()  # type: ignore[attr-defined]
     options = [option for command in commands for option in command.params]
     return in_flags(text, {each.name: each.opts[0] for each in options if each.opts[0].startswith("--")})
+
+
+def _from_start(text: str, start: str) -> str:
+    """A text whose paths count from the folder in which the command was started, as they were typed."""
+    above = re.escape(start.rstrip(os.sep) + os.sep)
+    return re.sub(rf"(?<![^\s'\"(=,:`]){above}(?=\S)", "", text) if start else text
 
 
 def _hides_interrupt(error: BaseException | None) -> bool:
@@ -137,4 +159,8 @@ def _complain(message: str, code: int, debug: bool) -> int:
 
 def entry_point() -> None:
     """Run the command line of this process and exit with its code."""
-    sys.exit(main())
+    code = main()
+    # what is printed on the way out is no result
+    sys.stdout.flush()
+    sys.stdout = sys.stderr
+    sys.exit(code)

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from causal_prune.command_line.settings import RunSettings
 from causal_prune.data import Data, loader
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, one_line
 from causal_prune.fine_tuning import fine_tune
 from causal_prune.machine import check_device, one_thread
 from causal_prune.network.running import seeded
@@ -83,7 +84,7 @@ def _to_trace(settings: RunSettings, start: Path) -> tuple[nn.Module, torch.Tens
         model, data = _dense(settings, start)
         return model, _example(data)
     if settings.model is None:
-        return small_resnet(), torch.rand(1, 1, 8, 8)
+        return _small(settings), torch.rand(1, 1, 8, 8)
     model = load_model(settings.model, settings.model_arg, within=start)
     if settings.weights is not None:
         load_weights(model, settings.weights, within=start)
@@ -159,14 +160,24 @@ def _factory(settings: RunSettings, data: Data, start: Path) -> nn.Module:
     """The network that a bundle was first cut from, with any weights."""
     if settings.model is not None:
         return load_model(settings.model, settings.model_arg, within=start)
-    return small_resnet(data.task.width(data.classes), _example(data).shape[1])
+    return _small(settings, data.task.width(data.classes), _example(data).shape[1])
+
+
+def _small(settings: RunSettings, classes: int = 10, channels: int = 1) -> nn.Module:
+    given: dict[str, Any] = {"num_classes": classes, "in_channels": channels, **settings.model_arg}
+    try:
+        return small_resnet(**given)
+    except Exception as cause:  # whatever torch raises for a width that is none
+        raise InputError(
+            f"model_arg: the embedded network raised {one_line(cause)}; it takes `width`"
+        ) from cause
 
 
 def _embedded(settings: RunSettings, data: Data, start: Path) -> nn.Module:
     """The small CNN, trained on the spot unless weights are given."""
     images = _example(data)
     with seeded(settings.seed):
-        model = small_resnet(data.task.width(data.classes), images.shape[1])
+        model = _small(settings, data.task.width(data.classes), images.shape[1])
     if settings.weights is not None:
         load_weights(model, settings.weights, within=start)
         return model.eval()

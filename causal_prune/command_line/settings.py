@@ -42,11 +42,9 @@ class RunSettings(Printing, Options, Source):
         return self
 
     @model_validator(mode="after")
-    def _nothing_is_given_in_vain(self) -> Self:
+    def _no_weights_are_given_in_vain(self) -> Self:
         if self.from_bundle is not None and self.weights is not None:
             raise InputError("`weights`: the bundle of `from_bundle` holds its own; give one of the two")
-        if self.model_arg and self.model is None and self.from_bundle is None:
-            raise InputError("`model_arg`: the embedded network takes no arguments; name a `model`")
         return self
 
 
@@ -152,9 +150,9 @@ def _known(values: Mapping[str, object], *, place: str) -> Iterator[tuple[str, o
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known and name not in off:
-            raise InputError(
-                f"{place}unknown key '{spelt[key]}'{_nearest(key, [*known, *off], bare=bool(place))}"
-            )
+            spelling = [*known, *(off if name.startswith("no") else ())]
+            hint = _nearest(key, spelling, bare=bool(place))
+            raise InputError(f"{place}unknown key '{spelt[key]}'{hint}")
         if name in off and not isinstance(value, bool):
             raise InputError(f"{place}{spelt[key]}: {shown(value)} is not true or false")
         option, meant = off.get(name, (name, value))

@@ -1,10 +1,9 @@
 """Tables and lines for the terminal."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from causal_prune.measure import measure_latency, speedup
+from causal_prune.measure import Latency, speedup
 from causal_prune.report import LayerWidths, Target
 from causal_prune.tracing import FilterGraph
 
@@ -98,24 +97,17 @@ def _table(title: str, *columns: str) -> "Table":
     return table
 
 
-def bench_table(first: Path, second: Path | None, *, threads: int, batch: int, seconds: float) -> "Table":
-    """Time one ONNX file, or two side by side.
+def bench_table(latencies: Mapping[str, Latency], *, threads: int, batch: int) -> "Table":
+    """Lay out the latencies of files that were timed side by side.
 
     Args:
-        first: The file; of two, the reference.
-        second: Another file or None.
-        threads: Of ONNX Runtime, at least 1.
-        batch: Images per run, at least 1.
-        seconds: Time for each file.
+        latencies: By file; the first is the reference.
+        threads: Of ONNX Runtime.
+        batch: Images per run.
 
     Returns:
         A table with the median, quantiles and the ratio of the medians.
-
-    Raises:
-        InputError: If a file cannot be timed.
     """
-    files = {str(path): path for path in (first, second) if path is not None}
-    latencies = measure_latency(files, threads=threads, batch=batch, seconds=seconds)
     table = _table(
         f"{threads} thread(s), batch {batch}, interleaved",
         "file",
@@ -125,14 +117,35 @@ def bench_table(first: Path, second: Path | None, *, threads: int, batch: int, s
         "p99 ms",
         "against the first",
     )
-    reference = latencies[str(first)]
-    for name, latency in latencies.items():
+    for name, entry in bench_entries(latencies).items():
         table.add_row(
             name,
-            f"{latency.median:.4g}",
-            f"{latency.iqr:.2g}",
-            f"{latency.p90:.4g}",
-            f"{latency.p99:.4g}",
-            f"{speedup(reference, latency):.2f}x as fast",
+            f"{entry['median_ms']:.4g}",
+            f"{entry['iqr_ms']:.2g}",
+            f"{entry['p90_ms']:.4g}",
+            f"{entry['p99_ms']:.4g}",
+            f"{entry['speedup']:.2f}x as fast",
         )
     return table
+
+
+def bench_entries(latencies: Mapping[str, Latency]) -> dict[str, dict[str, float]]:
+    """The same as plain numbers.
+
+    Args:
+        latencies: By file; the first is the reference.
+
+    Returns:
+        By file: milliseconds, and the speed as a multiple of the first one's.
+    """
+    reference = next(iter(latencies.values()))
+    return {
+        name: {
+            "median_ms": latency.median,
+            "iqr_ms": latency.iqr,
+            "p90_ms": latency.p90,
+            "p99_ms": latency.p99,
+            "speedup": speedup(reference, latency),
+        }
+        for name, latency in latencies.items()
+    }

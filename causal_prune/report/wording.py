@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import JsonValue
+
 from causal_prune.report.report import ROUNDING, Arm, Report
 from causal_prune.report.yardstick import NONE, Yardstick
 
@@ -303,6 +305,37 @@ def described_data(report: Report) -> str:
         A sentence, with the number of classes where there are any.
     """
     return f"{report.data}; {plural(report.classes, 'class', 'es')}." if report.classes else f"{report.data}."
+
+
+def numbered_classes(report: Report) -> list[tuple[int, str]]:
+    """Which class every label stands for.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Label and name; empty where the names are the labels.
+    """
+    numbered = list(enumerate(report.class_names))
+    return numbered if any(name != str(label) for label, name in numbered) else []
+
+
+def option(value: JsonValue) -> str:
+    """The value of an option.
+
+    Args:
+        value: As a report holds it.
+
+    Returns:
+        Words for it: a dash where it was not given, lists with commas, tables as pairs.
+    """
+    if value is None or value == [] or value == {}:
+        return NONE
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={option(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ",".join(map(option, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def size_and_speed(report: Report, arm: Arm) -> str:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from causal_prune.errors import InputError, one_line
-from causal_prune.sources.factories import anchored, nearest
+from causal_prune.errors import InputError, nearest, one_line
+from causal_prune.sources.factories import anchored
 from causal_prune.sources.images import DEEP_WHITE, WHITE, FormOf, ImageArrays, InputFormat
 from causal_prune.sources.splits import (
     CUT_FROM_TRAINING,

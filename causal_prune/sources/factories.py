@@ -5,30 +5,15 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from causal_prune.errors import InputError, one_line
+from causal_prune.errors import InputError, nearest, one_line
 from causal_prune.sources.siblings import run_file, seen_from
 
 BEHIND = "put it behind `if __name__ == '__main__'`"
-
-
-def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
-    """Suggest what a misspelt name may have meant.
-
-    Args:
-        name: The name that is not known.
-        known: The names that are.
-
-    Returns:
-        `; did you mean 'x'?`, or an empty text where nothing is near.
-    """
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def anchored(path: Path | str, within: Path | None) -> Path:

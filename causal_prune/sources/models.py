@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from causal_prune.errors import InputError, one_line
-from causal_prune.sources.factories import call_factory, nearest
+from causal_prune.errors import InputError, nearest, one_line
+from causal_prune.sources.factories import call_factory
 
 FORMS = "torchvision:NAME, timm:NAME, path/file.py:factory or package.module:factory"
 

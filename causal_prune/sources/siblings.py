@@ -9,7 +9,7 @@ import builtins
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -76,7 +76,11 @@ class Folder:
         """Note what the code that runs has imported from this folder."""
         for name in set(sys.modules) - self.loaded:
             module = sys.modules[name]
-            if not _shared(name) and self.holds(_spec_of(module)):
+            if (
+                not name.startswith(PREFIX)
+                and not _shared(name, self.loaded)
+                and self.holds(_spec_of(module))
+            ):
                 self.modules[name] = module
                 self.stamps[name] = _stamp_of(module)
 
@@ -117,7 +121,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         del target
         spec = PathFinder.find_spec(name, path)
-        if _shared(name) or spec is None or not self.folder.holds(spec):
+        if spec is None or _shared(name, self.folder.loaded) or not self.folder.holds(spec):
             return None
         if isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(spec.loader.name, spec.loader.path, self.folder)
@@ -140,7 +144,8 @@ class _Loader(SourceFileLoader):
             level: int = 0,
         ) -> ModuleType:
             active = bool(_ACTIVE) and _ACTIVE[-1] is folder
-            if active or not (level or _concerns(folder, name.partition(".")[0])):
+            known = not level and name in folder.modules and sys.modules.get(name) is folder.modules[name]
+            if active or known or not (level or _concerns(folder, name.partition(".")[0])):
                 return builtins.__import__(name, globals, locals, fromlist or (), level)
             with seen_from(folder.place):
                 return builtins.__import__(name, globals, locals, fromlist or (), level)
@@ -190,7 +195,11 @@ def seen_from(place: Path, *, anew: bool = False) -> Iterator[Folder]:
         for name in folder.modules:
             if name in twice or name in hidden or name.partition(".")[0] in sys.stdlib_module_names:
                 sys.modules.pop(name, None)
-        sys.modules.update({name: module for name, module in hidden.items() if name not in twice})
+        others = _modules_of_others(folder)
+        back = {
+            name: module for name, module in hidden.items() if name not in twice or id(module) not in others
+        }
+        sys.modules.update(back)
 
 
 def run_file(path: Path, folder: Folder) -> ModuleType:
@@ -216,7 +225,7 @@ def run_file(path: Path, folder: Folder) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = module_from_spec(spec)
-    aliases = {name} if _shared(alias) else {name, alias}
+    aliases = {name} if _shared(alias, folder.loaded) else {name, alias}
     # dataclasses and pickling look a class's module up by name
     sys.modules.update(dict.fromkeys(aliases, module))
     try:
@@ -232,18 +241,29 @@ def run_file(path: Path, folder: Folder) -> ModuleType:
 
 def _of_others(folder: Folder) -> list[str]:
     """Loaded modules that code of a folder must not see: those of other folders, and what its own would shadow."""
-    others = _names_of_others(folder)
+    others = {
+        id(module) for other in _FOLDERS.values() if other is not folder for module in other.modules.values()
+    }
     tops = {name.partition(".")[0] for name in sys.modules}
-    shadowed = {name for name in tops if not _shared(name) and folder.has(name)}
-    found = (name for name in sys.modules if name in others or name.partition(".")[0] in shadowed)
+    shadowed = {name for name in tops if not _shared(name, sys.modules) and folder.has(name)}
+    found = [
+        name
+        for name, module in sys.modules.items()
+        if not name.startswith(PREFIX) and (id(module) in others or name.partition(".")[0] in shadowed)
+    ]
     return [name for name in found if sys.modules[name] is not folder.modules.get(name)]
 
 
-def _shared(name: str) -> bool:
-    """Whether a module is the same for all folders: ours, or one of Python that is loaded."""
+def _shared(name: str, loaded: Container[str]) -> bool:
+    """Whether a module is the same for all folders: ours, or one of Python's that is loaded."""
     top = name.partition(".")[0]
-    loaded = top in sys.stdlib_module_names and top in sys.modules
-    return top in SHARED or (loaded and not any(top in folder.modules for folder in _FOLDERS.values()))
+    return top in SHARED or (top in sys.stdlib_module_names and top in loaded)
+
+
+def _modules_of_others(folder: Folder) -> set[int]:
+    return {
+        id(module) for other in _FOLDERS.values() if other is not folder for module in other.modules.values()
+    }
 
 
 def _names_of_others(folder: Folder) -> set[str]:
@@ -253,7 +273,7 @@ def _names_of_others(folder: Folder) -> set[str]:
 def _concerns(folder: Folder, name: str) -> bool:
     """Whether what a name means depends on the folder of the code that imports it."""
     known = any(name in other.modules for other in _FOLDERS.values())
-    return not _shared(name) and (known or folder.has(name) or bool(folder.added))
+    return not _shared(name, sys.modules) and (known or folder.has(name) or bool(folder.added))
 
 
 def _spec_of(module: ModuleType | None) -> ModuleSpec | None:

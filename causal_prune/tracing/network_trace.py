@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from causal_prune.errors import CausalPruneError, InputError
+from causal_prune.errors import CausalPruneError, InputError, nearest
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.computed_weights import unmask
 from causal_prune.network.layer_kinds import CARRYING, MIXING
@@ -87,7 +87,8 @@ def trace(
     names = dict(model.named_modules())
     unknown = [name for name in freeze if name not in names]
     if unknown:
-        raise InputError(f"freeze: there is no module {unknown[0]!r} in the model")
+        hint = nearest(unknown[0], names) or "; `trace(model, example).layers` names those with filters"
+        raise InputError(f"freeze: there is no module {unknown[0]!r} in the model{hint}")
     _refuse(model, example_input)
     plain = unmask(copied(model).eval())
     inputs = as_taken(plain, on_device(example_input, device_of(plain)))

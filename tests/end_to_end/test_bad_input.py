@@ -300,7 +300,7 @@ def test_out_that_is_no_bundle_is_never_overwritten(refused: Refused, world, tmp
 def test_out_that_is_a_file(refused: Refused, world, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine", encoding="utf-8")
     assert refused([*world.run, "--out", "notes"], "--out notes: is a file; name a folder")
-    assert refused([*world.run, "--out", "notes/net"], r"--out notes/net: \S+/notes is a file")
+    assert refused([*world.run, "--out", "notes/net"], "--out notes/net: notes is a file")
 
 
 @pytest.mark.parametrize("out", [".", "..", "/"])

@@ -1,6 +1,7 @@
 """A run that goes on from the bundle of another one."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def test_a_bundle_is_pruned_further_and_rebuilds_from_the_first_factory(tmp_path
     net = cp.load(two, small_resnet)
     assert sum(p.numel() for p in net.parameters()) == second["arms"][0]["params"]
     assert torch.isfinite(net(torch.rand(2, 1, 8, 8))).all()
-    assert (one / "config.toml").read_text().splitlines()[1:] == ["calibration_images = 256"]
+    told = [tomllib.loads((folder / "config.toml").read_text()) for folder in (one, two)]
+    assert [each.get("from") for each in told] == [None, str(one)]
+    assert [each["calibration_images"] for each in told] == [256, 256]
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

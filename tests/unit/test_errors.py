@@ -15,6 +15,7 @@ from causal_prune.errors import (
     ParityError,
     TargetError,
     first_line,
+    nearest,
     one_line,
     warn,
 )
@@ -80,3 +81,9 @@ def test_a_package_of_a_similar_name_is_outside() -> None:
     with pytest.warns(CausalPruneWarning, match="^poorer$") as caught:
         other["call"]()
     assert (caught[0].filename, caught[0].lineno) == ("other.py", 2)
+
+
+def test_the_nearest_name_is_suggested_or_none() -> None:
+    assert nearest("resnet19", ["vgg11", "resnet18"]) == "; did you mean 'resnet18'?"
+    assert nearest("resnet19", {"resnet18": 1}) == "; did you mean 'resnet18'?"
+    assert nearest("resnet19", ["vgg11"]) == nearest("x", []) == ""

@@ -30,7 +30,7 @@ def test_half_width_networks_read_cifar_and_can_be_pruned(name: str, parameters:
 
 
 def test_option_a_shortcut_pads_channels_and_skips_pixels() -> None:
-    model = load_model(f"{CIFAR}:resnet20", {"num_classes": "3"})
+    model = load_model(f"{CIFAR}:resnet20", {"num_classes": 3})
     shortcut = model.get_submodule("layer2.0.shortcut")
     assert not list(shortcut.parameters())
     x = torch.randn(2, 16, 5, 4)

@@ -1,6 +1,7 @@
 """The entry: exit codes, errors and warnings as one line, Ctrl-C, `--debug`."""
 
 import errno
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from causal_prune.command_line import jobs
 from causal_prune.command_line.entry import INTERRUPTED, STOPPED, entry_point, main
 from causal_prune.errors import (
     CausalPruneError,
+    CausalPruneNote,
     CausalPruneWarning,
     InputError,
     ParityError,
@@ -243,6 +245,41 @@ def test_warnings_of_the_package_are_one_line_each_and_those_of_libraries_silent
     done = during(work)
     assert done.code == 0
     assert done.err == "causal-prune: warning: poorer\ncausal-prune: warning: poorest\n"
+
+
+def test_notes_are_told_as_notes_in_the_flags_of_the_command(during: Callable[..., Done]) -> None:
+    done = during(lambda: warn("weights: net.pt: took 'net'", CausalPruneNote))
+    assert done.err == "causal-prune: note: --weights: net.pt: took 'net'\n"
+
+
+def test_somebody_elses_code_that_ends_the_program_is_named(during: Callable[..., Done]) -> None:
+    done = during(lambda: sys.exit(0))
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "causal-prune: the code of the model or of its data ended the program (sys.exit(0)) in the middle of the work; "
+        "--debug shows where\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: there is no file {}/a b/x.npz", "--data: there is no file a b/x.npz"),
+        ("`out` {}/thesis: is ({}/x, '{}/y')", "--out thesis: is (x, 'y')"),
+        ("data: /else{}/x", "--data: /else{}/x"),
+        ("`out` {}: is the current folder", "--out {}: is the current folder"),
+    ],
+)
+def test_paths_are_told_from_the_folder_of_the_start(
+    during: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def work() -> None:
+        os.chdir("/")  # as somebody else's code may
+        raise InputError(text.replace("{}", str(tmp_path)))
+
+    assert during(work).err == f"causal-prune: {expected.replace('{}', str(tmp_path))}\n"
 
 
 def test_a_second_command_warns_again(during: Callable[..., Done]) -> None:

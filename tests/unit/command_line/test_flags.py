@@ -21,6 +21,12 @@ SHOWN = {
 }  # fmt: skip
 """The default that the help shows, by option; the others are off, or absent, without their flag."""
 OFF = {"compensation": "--no-compensate", "distill": "--no-distill"}
+HIDDEN_OFF = {
+    name: f"--no-{flag_of(RunSettings, name).name.replace('_', '-')}"
+    for name, field in RunSettings.model_fields.items()
+    if field.annotation is bool and name not in OFF
+}
+"""What turns off a switch that is off by itself, for a file that turns it on; the help does not show it."""
 REPEATED = {"model_arg", "freeze"}
 
 
@@ -56,9 +62,9 @@ def flag(name: str) -> str:
 
 
 def test_every_option_has_its_flag_and_no_other_flag_is_there() -> None:
-    hidden = {"title", "command", "source_config"}
+    hidden = {"title", "command", "in_force"}
     expected = {flag(name) for name in RunSettings.model_fields if name not in hidden}
-    assert set(Ran().flags) == expected | {"--config", "--no-compensate"}
+    assert set(Ran().flags) == expected | {"--config", "--no-compensate", *HIDDEN_OFF.values()}
     assert set(keys().values()) == RunSettings.model_fields.keys() - hidden
 
 
@@ -93,7 +99,8 @@ def test_what_is_on_by_itself_has_a_flag_that_turns_it_off() -> None:
     flags = Ran().flags
     off = {name: f"--no-{flag(name)[2:]}" for name in keys().values()}
     spelt = {name for name in off if off[name] in flags or off[name] in flags[flag(name)].secondary_opts}
-    assert {name: off[name] for name in spelt} == OFF
+    assert {name: off[name] for name in spelt} == {**OFF, **HIDDEN_OFF}
+    assert {spelt for spelt, option in flags.items() if option.hidden} == {*HIDDEN_OFF.values()}
     assert flags["--no-compensate"].help == "The same as --compensate none."
     switches = [name for name, field in RunSettings.model_fields.items() if field.annotation is bool]
     on = [name for name in switches if getattr(RunSettings.model_validate({}), name)]
@@ -112,6 +119,7 @@ def test_a_command_has_the_flags_that_it_names_in_the_order_of_the_panels() -> N
         "--data",
         "--seed",
         "--json",
+        "--no-json",
         "--config",
     ]
 
@@ -135,6 +143,7 @@ def test_a_command_keeps_its_name_and_its_help() -> None:
         (["--no-distill"], {"distill": False}),
         (["--compensate", "batchnorm"], {"compensate": "batchnorm"}),
         (["--no-compensate"], {"compensate": "none"}),
+        (["--no-force", "--no-json"], {"force": False, "json": False}),
         (["--seed", "0", "--data", ""], {"seed": "0", "data": ""}),
     ],
 )

@@ -52,7 +52,7 @@ def test_flags_are_parsed() -> None:
     assert settings.mean == (0.1, 0.2, 0.3)
     assert settings.std == (0.5, 0.5, 1.0)
     assert settings.input_shape == (3, 32, 24)
-    assert settings.model_arg == {"num_classes": "10", "name": "a=b"}
+    assert settings.model_arg == {"num_classes": 10, "name": "a=b"}
     assert settings.freeze == ("conv1", "linear", "layer1.0")
     assert settings.arms == ("causal", "random")
     assert settings.align == 8

@@ -1,5 +1,6 @@
 """Tables and lines for the terminal."""
 
+import json
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -10,8 +11,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from causal_prune.command_line.tables import bench_table, dry_run_lines, inspection_tables
-from causal_prune.errors import InputError
+from causal_prune.command_line.tables import bench_entries, bench_table, dry_run_lines, inspection_tables
+from causal_prune.measure.latency import Latency, measure_latency
 from causal_prune.report.report import LayerWidths
 from causal_prune.report.target import Target
 from causal_prune.tracing.filter_graph import FilterGraph
@@ -114,9 +115,13 @@ def test_long_names_are_folded_and_not_cut_off(graph: FilterGraph) -> None:
     assert "…" not in console.export_text()
 
 
+def timed(*files: Path) -> dict[str, Latency]:
+    return measure_latency({str(file): file for file in files}, threads=1, batch=3, seconds=0.02)
+
+
 def test_two_files_are_timed_side_by_side(write_onnx: Callable[..., Path]) -> None:
     first, second = write_onnx("a.onnx"), write_onnx("b.onnx")
-    table = bench_table(first, second, threads=1, batch=3, seconds=0.02)
+    table = bench_table(timed(first, second), threads=1, batch=3)
     assert table.title == "1 thread(s), batch 3, interleaved"
     found = cells(table)
     assert found["file"] == [str(first), str(second)]
@@ -131,11 +136,15 @@ def test_two_files_are_timed_side_by_side(write_onnx: Callable[..., Path]) -> No
 
 def test_one_file_is_timed_alone(write_onnx: Callable[..., Path]) -> None:
     file = write_onnx("a.onnx")
-    table = bench_table(file, None, threads=2, batch=1, seconds=0.02)
+    table = bench_table(timed(file), threads=2, batch=1)
     assert table.title == "2 thread(s), batch 1, interleaved"
     assert cells(table)["file"] == [str(file)] and cells(table)["against the first"] == ["1.00x as fast"]
 
 
-def test_a_file_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.onnx does not exist"):
-        bench_table(tmp_path / "none.onnx", None, threads=1, batch=1, seconds=0.02)
+def test_entries_are_the_same_as_numbers(write_onnx: Callable[..., Path]) -> None:
+    first, second = write_onnx("a.onnx"), write_onnx("b.onnx")
+    latencies = timed(first, second)
+    entries = bench_entries(latencies)
+    assert list(entries) == [str(first), str(second)] and entries[str(first)]["speedup"] == 1
+    assert entries[str(second)]["median_ms"] == latencies[str(second)].median
+    json.dumps(entries)

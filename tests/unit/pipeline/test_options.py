@@ -21,7 +21,7 @@ OTHER: dict[str, Any] = {
     "arms": ("causal", "random"), "random_seeds": 3, "seed": 11, "threads": 2, "device": "cuda:1",
     "opset": 18, "dynamic_size": True,
     "out": Path("some where/net"), "force": True, "title": "a “net”", "command": "make all",
-    "source_config": "data = 'digits'\n",
+    "in_force": {"data": "digits", "mean": [0.5], "model_arg": {"width": 3, "name": None}},
 }  # fmt: skip
 """A value other than the default for every option."""
 TARGETS = ("keep_macs", "keep_params", "keep_latency", "remove_filters", "remove_silent")
@@ -92,7 +92,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "random_seeds": st.integers(1), "seed": st.integers(0, 2**32 - 1), "threads": st.integers(1),
     "device": st.sampled_from(["cpu", "mps", "cuda", "cuda:12"]), "force": st.booleans(),
     "out": st.none() | NAME.map(Path), "title": st.none() | st.text(min_size=1), "command": st.text(min_size=1),
-    "source_config": st.none() | st.text(min_size=1),
+    "in_force": st.none() | st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.lists(st.integers())),
     "opset": st.none() | st.integers(17, 20), "dynamic_size": st.booleans(),
 }  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_what_is_no_option_is_refused_everywhere(name: str) -> None:
         Options.from_json(f'{{"{name}": 1}}')
 
 
-@pytest.mark.parametrize("hidden", ["title", "command", "source_config"])
+@pytest.mark.parametrize("hidden", ["title", "command", "in_force"])
 def test_what_the_command_sets_itself_is_no_flag(hidden: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"^unknown key '--{hidden.replace('_', '-')}'"):
         load_settings(flags={hidden: "x"})

@@ -211,6 +211,6 @@ def test_two_sizes_in_a_folder_of_torchvision_are_named_by_their_files(tmp_path:
         f"def data(): return [ImageFolder(f'{tmp_path}/{{split}}', ToTensor()) for split in ('train', 'test')]\n"
         "def pair(): return tuple(data())\n"
     )
-    text = f"{tmp_path}/test/a/0.png is 3,4,5 (channels,height,width) but {tmp_path}/train/a/0.png is 3,4,4; have the factory"
+    text = f"{tmp_path}/test/a/0.png is 3,4,5 (channels,height,width) but {tmp_path}/train/a/0.png is 3,4,4; have"
     with pytest.raises(InputError, match=re.escape(text)):
         read_factory(f"{tmp_path}/set.py:pair")

@@ -1,5 +1,6 @@
 """Functions of the user's own: files and modules are found, called once, and leave nothing behind."""
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from torch import nn
 
 from causal_prune.errors import InputError
-from causal_prune.sources.factories import call_factory, nearest
+from causal_prune.sources.factories import anchored, call_factory
 
 MODULE = """
 from dataclasses import dataclass
@@ -129,7 +130,81 @@ def test_a_file_that_does_not_run_leaves_no_module(tmp_path: Path, code: str, te
     assert "causal_prune_user_half" not in sys.modules and sys.path == before
 
 
-def test_the_nearest_name_is_suggested_or_none() -> None:
-    assert nearest("resnet19", ["vgg11", "resnet18"]) == "; did you mean 'resnet18'?"
-    assert nearest("resnet19", {"resnet18": 1}) == "; did you mean 'resnet18'?"
-    assert nearest("resnet19", ["vgg11"]) == nearest("x", []) == ""
+# --- code that does something else than to define functions ---
+
+BEHIND = "put it behind `if __name__ == '__main__'`"
+AT_ONCE = {
+    "import sys\nsys.exit(0)\n": "ended the program (sys.exit(0))",
+    "import sys\nsys.exit()\n": "ended the program (sys.exit())",
+    "import sys\nsys.exit('no GPU\\nhere')\n": "ended the program (sys.exit('no GPU\\nhere'))",
+    "quit()\n": "ended the program (sys.exit())",
+    "raise SystemExit(3)\n": "ended the program (sys.exit(3))",
+    "import argparse\nargparse.ArgumentParser().parse_args()\n": "read the command line (parse_args)",
+    "import argparse, sys\nargparse.ArgumentParser().parse_args(sys.argv[1:])\n": "read the command line (parse_args)",
+    "import argparse\nargparse.ArgumentParser().parse_known_args()\n": "read the command line (parse_args)",
+    "import argparse as a\nclass Q(a.ArgumentParser): pass\nQ().parse_intermixed_args()\n": "read the command line",
+    "import neighbour_that_exits\n": "ended the program (sys.exit(7))",
+}
+
+
+@pytest.mark.parametrize("code", AT_ONCE)
+def test_a_file_that_does_something_when_it_is_imported_is_told_what(
+    tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "neighbour_that_exits.py").write_text("raise SystemExit(7)\n")
+    path = tmp_path / "busy.py"
+    path.write_text(f"{code}\ndef net(): return 1\n")
+    monkeypatch.setattr(sys, "argv", ["causal-prune", "run", "--model", "busy.py:net"])
+    before = sys.argv, argparse.ArgumentParser.parse_known_args
+    with pytest.raises(InputError, match="^model: ") as caught:
+        call_factory(f"{path}:net", {}, option="model")
+    text = str(caught.value)
+    assert text.startswith(f"model: {path} {AT_ONCE[code]}") and text.endswith(
+        f" while it was imported; {BEHIND}"
+    )
+    assert "\n" not in text and capsys.readouterr() == ("", "")
+    assert (sys.argv, argparse.ArgumentParser.parse_known_args) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "body", "text"),
+    [
+        ("model", "sys.exit(0)",
+         "ended the program (sys.exit(0)); a factory returns what it made, and give it arguments with `model_arg`"),
+        ("data", "argparse.ArgumentParser().parse_args()",
+         "read the command line (parse_args); a factory returns what it made, and it is called without arguments"),
+        ("data", "raise Odd('x')", "raised Odd: x"),
+    ],
+)  # fmt: skip
+def test_a_factory_that_does_something_else_than_return_is_told_what(
+    tmp_path: Path, option: str, body: str, text: str
+) -> None:
+    (tmp_path / "busy.py").write_text(
+        f"import argparse, sys\nclass Odd(BaseException): pass\ndef make():\n    {body}\n"
+    )
+    with pytest.raises(InputError, match=f"^{option}: .*busy.py:make {re.escape(text)}$"):
+        call_factory(f"{tmp_path}/busy.py:make", {}, option=option)
+
+
+def test_ctrl_c_in_a_file_is_no_mistake_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        call_factory(f"{tmp_path}/busy.py:make", {}, option="model")
+
+
+def test_what_stands_behind_main_and_parsers_of_texts_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text(
+        "import argparse, sys\nparser = argparse.ArgumentParser()\nparser.add_argument('--width', type=int)\n"
+        "def net(): return parser.parse_args(['--width', '3']).width, len(sys.argv)\n"
+        "if __name__ == '__main__':\n    sys.exit(parser.parse_args())\n"
+    )
+    assert call_factory(f"{tmp_path}/good.py:net", {}, option="model") == (3, 1)
+
+
+def test_relative_paths_count_from_where_they_are_told_to(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "net.py").write_text("def net(): return 5\n")
+    assert call_factory("in/net.py:net", {}, option="model", within=tmp_path) == 5
+    assert anchored("~/x", tmp_path) == Path.home() / "x"
+    assert anchored(tmp_path / "x", Path("/elsewhere")) == tmp_path / "x"
+    assert anchored("x", None) == Path("x")

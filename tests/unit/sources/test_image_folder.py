@@ -144,7 +144,8 @@ def test_what_tools_leave_behind_is_passed_over_with_a_note(folder: Path) -> Non
     write_image(folder / "train" / ".ipynb_checkpoints" / "0.png", 0, size=(3, 3))
     write_image(folder / "val" / "dog" / ".ipynb_checkpoints" / "1-checkpoint.png", 0, size=(3, 3))
     (folder / "val" / "cat" / "._0.png").write_bytes(b"Mac OS X")
-    text = "passed over train/.ipynb_checkpoints, train/__MACOSX, val/cat/._0.png and 1 more, hidden or left behind by a tool"
+    names = "train/.ipynb_checkpoints, train/__MACOSX, val/cat/._0.png and 1 more"
+    text = f"passed over {names}, hidden or left behind by a tool"
     with pytest.warns(
         CausalPruneNote, match=rf"^data: {re.escape(str(folder))}: {re.escape(text)}$"
     ) as notes:
