@@ -107,7 +107,7 @@ def test_evaluate_takes_tuple_and_mapping_inputs_and_nested_outputs():
         ((IMAGES, torch.tensor([0, 1, -1, 2, 2])), r"label -1 in batch 1 is outside 0 to 2"),
         ((IMAGES, LABELS[:4]), r"batch 1 has 4 labels, but model 'net' returned 5 rows"),
         ((IMAGES, LABELS.float()), r"labels of batch 1 .*float32.* one integer class per image"),
-        ((IMAGES, torch.eye(5, dtype=torch.int64)), r"labels of batch 1 have shape \(5, 5\)"),
+        ((IMAGES, torch.full((5, 5), 0.2)), r"labels of batch 1 have shape \(5, 5\)"),
         ((IMAGES, LABELS > 0), r"labels of batch 1 .*torch.bool"),
         (IMAGES, r"batch 1 of the loader has no labels: give \(inputs, labels\)"),
     ],
