@@ -15,7 +15,7 @@ from causal_prune.machine import check_device, one_thread
 from causal_prune.network.running import seeded
 from causal_prune.pipeline import Compressed, Options, choose, compress, layer_entries, recipe_of
 from causal_prune.report import LayerWidths, Target, check_out
-from causal_prune.sources import check_fits, load_data, load_model, load_weights, small_resnet
+from causal_prune.sources import anchored, check_fits, load_data, load_model, load_weights, small_resnet
 from causal_prune.surgery import load
 from causal_prune.tracing import FilterGraph, trace
 
@@ -41,9 +41,9 @@ def run_job(settings: RunSettings, *, command: str) -> Compressed:
     """
     options, start = _options(settings, command), Path.cwd()
     assert options.out is not None, "it has a default"
-    check_out(options.out, force=options.force)
+    check_out(options.out.expanduser(), force=options.force)
     model, data = _dense(settings, start)
-    made = compress(model, data, options.model_copy(update={"out": start / options.out.expanduser()}))
+    made = compress(model, data, options.model_copy(update={"out": anchored(options.out, start)}))
     return replace(made, bundle=options.out)
 
 
@@ -149,7 +149,7 @@ def _dense(settings: RunSettings, start: Path) -> tuple[nn.Module, Data]:
         within=start,
     )
     if settings.from_bundle is not None:
-        model = load(start / settings.from_bundle, lambda: _factory(settings, data, start))
+        model = load(anchored(settings.from_bundle, start), lambda: _factory(settings, data, start))
     elif settings.model is None:
         model = _embedded(settings, data, start)
     check_fits(model, data, device=settings.device)

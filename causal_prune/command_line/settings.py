@@ -117,7 +117,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
     from_flags = dict(_known(given, place=""))
     bundle = {**from_file, **from_flags}.get("from_bundle")
     if bundle is not None:
-        from_file = {**_source_of(Path(str(bundle))), **from_file}
+        from_file = {**_source_of(Path(str(bundle)).expanduser()), **from_file}
     if any(from_flags.get(name) not in NOT_ASKED for name in TARGETS):
         from_file = {key: value for key, value in from_file.items() if key not in TARGETS}
     try:

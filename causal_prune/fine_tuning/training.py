@@ -160,8 +160,7 @@ def _batches(train: Iterable[Any], epochs: int) -> Iterator[tuple[str, Any]]:
 def _pair(
     tuned: nn.Module, task: Task, batch: Any, place: str, device: str | torch.device
 ) -> tuple[Any, Tensor]:
-    pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
-    if not (pair or isinstance(batch, Mapping)):
+    if not isinstance(batch, Mapping) and not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise InputError(f"fine_tune: {place} is no pair (inputs, labels)")
     labels = task.labels(batch, place)
     return inputs_for(tuned, batch, device), labels

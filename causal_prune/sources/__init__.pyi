@@ -1,4 +1,5 @@
 from .data import load_data as load_data
+from .factories import anchored as anchored
 from .fits import check_fits as check_fits
 from .models import load_model as load_model
 from .options import Source as Source

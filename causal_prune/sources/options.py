@@ -29,12 +29,17 @@ class Source(OptionValues):
         Pairs,
         Must("of the form k=v, such as num_classes=10"),
         Flag(repeated=True),
-        Field(description="Argument of the factory, as k=v; may be repeated.", default_factory=dict),
+        Field(
+            description="Argument of the factory, as k=v; v is JSON or a text; may be repeated.",
+            default_factory=dict,
+        ),
     ]
     weights: Annotated[
         Path | None,
         Must("the path of a file"),
-        Field(description=".safetensors, or a checkpoint that loads with weights_only=True."),
+        Field(
+            description=".safetensors, or a checkpoint that loads with weights_only=True; wrappers come off."
+        ),
     ] = None
     data: Annotated[
         Text,

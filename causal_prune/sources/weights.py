@@ -179,12 +179,18 @@ def _only_reading(
             f"weights: {path} holds weights that fit in {len(fitting)} ways: {several}; save the one that is meant "
             "in a file of its own (torch.save(torch.load(FILE)[KEY], NEW))"
         )
-    best = min(readings, key=lambda reading: len(_differences(reading.state, expected)))
+    near = [reading for reading in readings if reading.state.keys() & expected.keys()] or readings
+    best = min(near, key=lambda reading: len(_differences(reading.state, expected)))
     differences = _differences(best.state, expected)
-    more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-    places = list(dict.fromkeys(f"'{each.place}'" if each.place else "the file itself" for each in readings))
-    tried = "" if best.plain and len(places) == 1 else f" (closest: {best}; tried {', '.join(places)})"
-    raise InputError(f"weights: {path} does not fit the model{tried}: {'; '.join(differences[:3])}{more}")
+    places = list(dict.fromkeys(f"'{each.place}'" if each.place else "the file itself" for each in near))
+    tried = f" (closest: {best}; tried {_some(places, 5, ', ')})"
+    told = "" if best.plain and len(places) == 1 else tried
+    raise InputError(f"weights: {path} does not fit the model{told}: {_some(differences, 3, '; ')}")
+
+
+def _some(texts: list[str], most: int, between: str) -> str:
+    more = f" (and {len(texts) - most} more)" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
 
 
 def _first_entry(content: object) -> str:

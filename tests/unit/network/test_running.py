@@ -1,10 +1,13 @@
+from typing import Any
+
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from causal_prune.errors import InputError
 from causal_prune.network.running import (
+    as_taken,
     call,
     device_of,
     fill,
@@ -92,3 +95,43 @@ def test_a_state_without_versions_fills_modules_that_ask_for_one() -> None:
         net.load_state_dict(state)
     fill(net, state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+class Two(nn.Module):
+    def forward(self, left: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+        return (left + y) * scale
+
+
+class Open(nn.Module):
+    def forward(self, **given: Tensor) -> Tensor:
+        return given["image"]
+
+
+IMAGE, LABEL = torch.ones(2, 1, 3, 3), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "expected"),
+    [
+        (nn.ReLU(), {"image": IMAGE, "label": LABEL}, IMAGE),  # its argument is called `input`
+        (nn.ReLU(), {"input": IMAGE, "label": LABEL}, {"input": IMAGE}),
+        (nn.ReLU(), {"image": IMAGE, "id": LABEL}, IMAGE),
+        (
+            Two(),
+            {"left": IMAGE, "y": IMAGE},
+            {"left": IMAGE, "y": IMAGE},
+        ),  # it cannot do without what looks as a label
+        (Two(), {"left": IMAGE, "y": IMAGE, "label": LABEL}, {"left": IMAGE, "y": IMAGE}),
+        (Open(), {"image": IMAGE, "label": LABEL}, {"image": IMAGE, "label": LABEL}),
+        (nn.ReLU(), {"image": IMAGE, "x": IMAGE}, {"image": IMAGE, "x": IMAGE}),  # which one cannot be told
+    ],
+)
+def test_of_a_mapping_the_network_gets_what_it_takes(
+    model: nn.Module, batch: dict[str, Tensor], expected: Any
+) -> None:
+    found = as_taken(model, batch)
+    assert type(found) is type(expected)
+    if isinstance(found, dict):
+        assert found.keys() == expected.keys() and all(found[key] is expected[key] for key in found)
+    else:
+        assert found is expected
