@@ -320,22 +320,25 @@ def numbered_classes(report: Report) -> list[tuple[int, str]]:
     return numbered if any(name != str(label) for label, name in numbered) else []
 
 
-def option(value: JsonValue) -> str:
-    """The value of an option.
+def options_in_force(report: Report) -> list[tuple[str, str]]:
+    """The options of the run that were given or have a default.
 
     Args:
-        value: As a report holds it.
+        report: The report.
 
     Returns:
-        Words for it: a dash where it was not given, lists with commas, tables as pairs.
+        Keys of a configuration, and words for their values.
     """
-    if value is None or value == [] or value == {}:
-        return NONE
+    given = {key: value for key, value in report.options.items() if value not in (None, [], {})}
+    return [(key, _in_words(value)) for key, value in given.items()]
+
+
+def _in_words(value: JsonValue) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}={option(each)}" for key, each in value.items())
+        return ", ".join(f"{key}={_in_words(each)}" for key, each in value.items())
     if isinstance(value, list):
-        return ",".join(map(option, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return ",".join(map(_in_words, value))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def size_and_speed(report: Report, arm: Arm) -> str:

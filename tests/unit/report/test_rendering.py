@@ -160,3 +160,18 @@ def test_only_report_json_is_read(fake: Fake, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["title"] == "digits_cnn"
     with pytest.raises(InputError, match="report.json: cannot be read"):
         render(tmp_path / "figures")
+
+
+def test_options_and_classes_are_shown_where_a_report_has_them(fake: Fake, tmp_path: Path) -> None:
+    named = {"options": {"data": "a|b", "freeze": ["x", "y"]}, "class_names": ("cat", "<dog>")}
+    text, page = _rendered(fake(mode="remove").model_copy(update=named), tmp_path)
+    assert (
+        "Labels and classes: 0 cat, 1 <dog>." in text
+        and "| data | a\\|b |" in text
+        and "| freeze | x,y |" in text
+    )
+    assert "<tr><th>1</th><td>&lt;dog&gt;</td></tr>" in page and "<dt>freeze</dt><dd>x,y</dd>" in page
+    text, page = _rendered(fake(mode="remove"), tmp_path)
+    assert (
+        "option in force" not in text and "Options in force" not in page and "Labels and classes" not in text
+    )
