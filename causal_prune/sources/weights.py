@@ -179,7 +179,7 @@ def _only_reading(
             f"weights: {path} holds weights that fit in {len(fitting)} ways: {several}; save the one that is meant "
             "in a file of its own (torch.save(torch.load(FILE)[KEY], NEW))"
         )
-    near = [reading for reading in readings if reading.state.keys() & expected.keys()] or readings
+    near = sorted(readings, key=lambda reading: not reading.state.keys() & expected.keys())
     best = min(near, key=lambda reading: len(_differences(reading.state, expected)))
     differences = _differences(best.state, expected)
     places = list(dict.fromkeys(f"'{each.place}'" if each.place else "the file itself" for each in near))

@@ -206,7 +206,7 @@ CASES: dict[str, Case] = {
         make=checkpoint(lambda state: {"model": state, "ema": {key: value + 1 for key, value in state.items()}})),
     "no network of this kind in the checkpoint": Case(
         f"run {KNOWN} {STRIPES} {DRY} --weights w.pt",
-        "--weights: w.pt does not fit the model (closest: 'net'; tried 'head', 'net'): 0.weight is missing",
+        "--weights: w.pt does not fit the model (closest: 'net'; tried 'net', 'head'): 0.weight is missing",
         make=checkpoint(lambda state: {"head": {"x": torch.ones(1)},
                                        "net": {key: state[key] for key in state if key != "0.weight"}})),
     # --- data ---

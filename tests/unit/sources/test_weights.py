@@ -243,7 +243,7 @@ def test_two_networks_in_one_table_are_told_apart_by_their_prefix(tmp_path: Path
 def test_where_nothing_fits_the_closest_and_all_candidates_are_named(tmp_path: Path) -> None:
     near = {f"module.{key}": value for key, value in state().items() if key != "1.bias"}
     torch.save({"ema": {"x": torch.ones(1)}, "net": near}, tmp_path / "w.pt")
-    text = r"closest: 'net', without 'module\.' before every name; tried 'ema', 'net'\): 1\.bias is missing$"
+    text = r"closest: 'net', without 'module\.' before every name; tried 'net', 'ema'\): 1\.bias is missing$"
     with pytest.raises(InputError, match=text):
         load_weights(network(), tmp_path / "w.pt")
 
