@@ -154,7 +154,8 @@ def _readings(content: object, expected: Mapping[str, Tensor]) -> Iterator[Readi
             ends = (key.removesuffix(each) for key in known for each in needed_names if key.endswith(each))
             for prefix in dict.fromkeys(("", *(each for each in ends if each.endswith(".")))):
                 inside = {key[len(prefix) :]: known[key] for key in known if key.startswith(prefix)}
-                others = tuple(name for name in tensors if name not in inside.values())
+                taken = set(inside.values())
+                others = tuple(name for name in tensors if name not in taken)
                 state = {key: tensors[name] for key, name in inside.items()}
                 yield Reading(place, prefix, unwrapped, state, others)
 
