@@ -20,7 +20,8 @@ def score(evidence: Evidence) -> FilterScores:
     """What the consumers of a group cannot reproduce without a unit, once their equations are learned again.
 
     At a consumer the structural equation is known: Y = W x + b, with x the patches that it reads. S is the covariance
-    of *all* that it reads: kept units of this and of other groups, and frozen channels, may all stand in. Of unit j
+    of *all* that it reads, shrunk between channels by what few images leave open (see `SamplingNoise`): kept units of
+    this and of other groups, and frozen channels, may all stand in. Of unit j
         direct_j = E|| Y - Y(do x_j = E x_j) ||^2 = tr(W_j S_jj W_j^T),
         unique_j = tr(W_j ([S^-1]_jj)^-1 W_j^T),
     the second being what is left of the first when the other inputs' weights are fitted again by least squares.
@@ -172,7 +173,7 @@ def _equations(moments: FilterMoments, member: Member, units: int, worth: Tensor
             owned[block][unit] += columns
     width = max(len(columns) for block in owned for columns in block)
     table = [[columns + [inputs] * (width - len(columns)) for columns in block] for block in owned]
-    return Equations(read.equations(weight), read.covariance, torch.tensor(table))
+    return Equations(read.equations(weight), read.believed(weight.shape[2]), torch.tensor(table))
 
 
 __all__ = ["direct_effects", "effects", "equations_of", "score", "unique_effects", "worth_of_channels"]

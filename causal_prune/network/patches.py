@@ -95,6 +95,24 @@ def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: in
         yield rows.reshape(-1, taps, groups, channels // groups).permute(2, 0, 1, 3).contiguous()
 
 
+def rows_of_an_image(module: nn.Module, source: Tensor, extent: Sequence[int]) -> int:
+    """How many rows `rows_read` makes of one image.
+
+    Args:
+        module: A convolution or a linear layer.
+        source: The layer's input.
+        extent: As for `rows_read`.
+
+    Returns:
+        The number of positions that are read.
+    """
+    if isinstance(module, nn.Linear):
+        return len(positions_read(extent, source.shape[-1]))
+    channels = source.shape[0] if source.dim() == len(extent) + 1 else source.shape[1]
+    kernel: tuple[int, ...] = module.kernel_size  # type: ignore[assignment]  # of a convolution
+    return len(positions_read(extent, channels * prod(kernel) // int(module.groups)))  # type: ignore[arg-type]
+
+
 def images_at_once(numbers: int, patch: int = 1) -> int:
     """Images of which rows are made in one chunk.
 

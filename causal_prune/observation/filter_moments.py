@@ -13,7 +13,7 @@ from causal_prune.machine import add_up, allowed_memory, fail_together, processe
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.hooks import calls_seen
 from causal_prune.network.layer_matrices import channel_dim, flat_weight
-from causal_prune.network.patches import images_at_once, rows_read
+from causal_prune.network.patches import images_at_once, rows_of_an_image, rows_read
 from causal_prune.network.row_groups import interleaved
 from causal_prune.network.running import (
     Inputs,
@@ -26,9 +26,14 @@ from causal_prune.network.running import (
     inputs_of,
 )
 from causal_prune.observation.filter_norms import FeatureMoments, NormFamilies
-from causal_prune.observation.gathering import gather_all
 from causal_prune.observation.joined_states import State, StateFlow
-from causal_prune.observation.layer_reads import ReadGathering, ReadMoments, planned_reads, undetermined
+from causal_prune.observation.layer_reads import (
+    ReadGathering,
+    ReadMoments,
+    how_shrunk,
+    planned_reads,
+    undetermined,
+)
 from causal_prune.observation.output_effects import OutputEffects
 from causal_prune.progress import track
 from causal_prune.tracing import FilterGraph
@@ -174,8 +179,9 @@ class _Collector:
             if name in self.reads:
                 extent = out.shape[1:-1] if isinstance(module, nn.Linear) else out.shape[channel + 1 :]
                 reading = self.reads[name]
+                each = rows_of_an_image(module, source, extent)
                 for rows in rows_read(module, source, extent, reading.taps):
-                    reading.add(rows)
+                    reading.add(rows, each)
                 self.flow.written(name, out, channel)
 
     def result(self) -> FilterMoments:
@@ -186,8 +192,7 @@ class _Collector:
         self.flow.gather()
         self.effects.gather()
         for reading in self.reads.values():
-            for gathering in reading.gatherings:
-                gather_all(gathering)
+            reading.gather()
         reads = {name: reading.result() for name, reading in self.reads.items() if reading.seen}
         return FilterMoments(
             images,
@@ -196,7 +201,7 @@ class _Collector:
             self.flow.result(),
             {name: flat_weight(self.modules[name]) for name in self.mixing},
             self.effects.result(),
-            (*self.notes, *self.effects.notes(), *undetermined(reads)),
+            (*self.notes, *self.effects.notes(), *undetermined(reads), *how_shrunk(reads)),
         )
 
 

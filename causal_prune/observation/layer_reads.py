@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from math import gcd, prod
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
-from causal_prune.observation.gathering import Gathering
+from causal_prune.observation.gathering import Gathering, gather_all
+from causal_prune.observation.sampling_noise import SamplingNoise
 from causal_prune.tracing import FilterGraph
 
+LEAST_TOLD = 0.001
+"""Shrinkages below this are not worth a word."""
 LONGEST_PATCH = 8192
 """Patches of more numbers than this are read as channels: inverting their covariance would take minutes."""
 
@@ -27,11 +31,33 @@ class ReadMoments:
             patch, shape (elements, elements), of trace `elements`. The covariance of whole patches is then taken for
             covariance (x) shape: between channels it is the mean over the elements, within a channel that of the mean
             channel. A linear layer behind a flattened map counts the pixels of a channel as its elements.
+        shrinkage: How much of the covariances between channels is noise of few images (see `SamplingNoise`).
     """
 
     rows: int
     covariance: Tensor
     shape: Tensor | None
+    shrinkage: float = 0.0
+
+    def believed(self, elements: int) -> Tensor:
+        """The covariance without the noise of few images: what it says between channels, shrunk.
+
+        Args:
+            elements: Elements of the layer's kernel; 1 for a linear layer.
+
+        Returns:
+            Of the shape of the covariance; a channel's own block is as it was.
+        """
+        if not self.shrinkage:
+            return self.covariance
+        groups, inputs = self.covariance.shape[:2]
+        own = 1 if self.shape is not None else elements
+        shrunk = (self.covariance * (1 - self.shrinkage)).reshape(
+            groups, inputs // own, own, inputs // own, own
+        )
+        blocks = self.covariance.reshape(shrunk.shape).diagonal(dim1=1, dim2=3)
+        shrunk.diagonal(dim1=1, dim2=3).copy_(blocks)
+        return shrunk.reshape(groups, inputs, inputs)
 
     def columns(self, position: int, elements: int) -> tuple[int, list[int]]:
         """Where an input channel of the layer stands.
@@ -89,28 +115,38 @@ class ReadGathering:
             self.gatherings = [
                 Gathering(groups, elements, channels, device), Gathering(groups * channels, 1, elements, device)
             ]  # fmt: skip
+        self.noise = SamplingNoise(groups, channels * elements if whole else channels, channels, device)
 
     @property
     def seen(self) -> bool:
         """Whether anything was read."""
         return self.gatherings[0].count > 0
 
-    def add(self, rows: Tensor) -> None:
+    def add(self, rows: Tensor, per_image: int = 1) -> None:
         """Count rows.
 
         Args:
             rows: Shape (groups, n, elements, channels), float64; overwritten.
+            per_image: So many rows after each other are of one image.
         """
         groups, n, taps, channels = rows.shape
         if n == 0:
             return
         rows = rows.to(self.gatherings[0].scatter.device)
         if self._whole:
-            self.gatherings[0].add(rows.reshape(groups, n, 1, taps * channels))
-            return
-        own = rows.permute(0, 3, 1, 2).reshape(groups * channels, n, 1, taps)
-        self.gatherings[1].add(own.clone() if own.data_ptr() == rows.data_ptr() else own)
-        self.gatherings[0].add(rows.contiguous())
+            rows = rows.reshape(groups, n, 1, taps * channels)
+        else:
+            own = rows.permute(0, 3, 1, 2).reshape(groups * channels, n, 1, taps)
+            self.gatherings[1].add(own.clone() if own.data_ptr() == rows.data_ptr() else own)
+            rows = rows.contiguous()
+        self.noise.add(rows.flatten(1, 2), per_image * rows.shape[2])
+        self.gatherings[0].add(rows)
+
+    def gather(self) -> None:
+        """Give every process what all have counted."""
+        for gathering in self.gatherings:
+            gather_all(gathering)
+        self.noise.gather(self.gatherings[0].mean.mean(dim=1))
 
     def result(self) -> ReadMoments:
         """The moments, on the CPU.
@@ -120,6 +156,7 @@ class ReadGathering:
         """
         rows = self.gatherings[0].count
         covariance = self.gatherings[0].result().covariance.cpu()
+        shrinkage = self.noise.shrinkage(covariance.to(self.noise.total.device))
         shape = None
         if self._whole:
             order = torch.arange(covariance.shape[1]).reshape(self.taps, self._channels).mT.flatten()
@@ -132,7 +169,7 @@ class ReadGathering:
             if bool(live.any()):
                 shape = (own[live] / size[live][:, None, None]).mean(dim=0)
         self.gatherings.clear()
-        return ReadMoments(rows, covariance, shape)
+        return ReadMoments(rows, covariance, shape, shrinkage)
 
 
 def planned_reads(
@@ -231,3 +268,20 @@ def undetermined(reads: Mapping[str, ReadMoments]) -> tuple[str, ...]:
         for name, read in reads.items()
         if read.rows <= read.covariance.shape[1]
     )
+
+
+def how_shrunk(reads: Mapping[str, ReadMoments]) -> tuple[str, ...]:
+    """A note on what few images leave open, and what was done about it.
+
+    Args:
+        reads: Moments by layer.
+
+    Returns:
+        One sentence, with the median and the largest shrinkage; none where all are below a thousandth.
+    """
+    shares = {name: read.shrinkage for name, read in reads.items()}
+    if not shares or max(shares.values()) < LEAST_TOLD:
+        return ()
+    worst = max(shares, key=shares.__getitem__)
+    by = f"by {median(shares.values()):.1%} at the median layer, by {shares[worst]:.1%} at {worst}"
+    return (f"covariances between channels were shrunk for what the images leave open: {by}",)

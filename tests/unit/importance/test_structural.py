@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,9 +24,16 @@ def _random_state() -> Iterator[None]:
         yield
 
 
+def unshrunk(moments: FilterMoments) -> FilterMoments:
+    """Moments as they were counted: what few images leave open is no matter where fits are on the same images."""
+    return replace(
+        moments, reads={name: replace(read, shrinkage=0.0) for name, read in moments.reads.items()}
+    )
+
+
 def observed(net: nn.Module, images: Tensor) -> tuple[FilterGraph, FilterMoments]:
     graph = trace(net, images[:1])
-    return graph, observe(net, graph, images.split(17))
+    return graph, unshrunk(observe(net, graph, images.split(17)))
 
 
 def impulses(reader: nn.Module, read: Tensor) -> Tensor:
@@ -186,14 +194,15 @@ def test_blocks_that_go_whole_are_judged_by_who_reads_their_outputs() -> None:
 
 
 def test_consumers_of_a_stream_add_up_in_units_of_the_states_they_join(traced) -> None:
-    net, x, known = traced.net, traced.images, (traced.graph, traced.moments)
+    net, x, moments = traced.net, traced.images, unshrunk(traced.moments)
+    known = traced.graph, moments
     with torch.no_grad():
         first = F.relu(net.norm(net.stem(x)))
         inner = net.a(first)
         stream = F.relu(first + net.b(F.relu(inner)))
         out = net.c(stream)
         joined = first + net.b(F.relu(inner))
-    found = {each: effects(traced.graph, traced.moments, each) for each in (direct_effects, unique_effects)}
+    found = {each: effects(traced.graph, moments, each) for each in (direct_effects, unique_effects)}
     for unit in range(6):
         a = literal(net.a, first, [unit], share(known, "a", inner))
         c = literal(net.c, stream, [unit], share(known, "c", out))
@@ -255,7 +264,9 @@ def test_channels_count_alike_where_the_outputs_have_no_derivative() -> None:
             return self.last(F.relu(self.first(x))).round().detach()
 
     graph, moments = observed(Net().eval(), torch.randn(60, 2, 5, 5))
-    assert moments.effects == {} and "all channels of a state count alike" in moments.notes[-1]
+    assert moments.effects == {} and any(
+        "all channels of a state count alike" in note for note in moments.notes
+    )
     assert torch.equal(worth_of_channels(moments)["last"], torch.ones(3, dtype=torch.float64))
     assert bool((score(graph, moments, method="structural").groups["first"] > 0).all())
 
@@ -372,7 +383,8 @@ def test_fewer_patches_than_inputs_are_a_note_with_both_numbers() -> None:
         nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
     ).eval()
     graph, moments = observed(net, torch.randn(5, 2, 6, 6))
-    (note,) = moments.notes
+    note, shrunk = moments.notes
+    assert shrunk.startswith("covariances between channels were shrunk for what the images leave open: by ")
     assert note.startswith("20 patches cannot determine how the 54 inputs of 2 reproduce each other")
     scores = score(graph, moments, method="structural")
     assert all(bool(values.isfinite().all()) for values in scores.groups.values())
@@ -391,10 +403,31 @@ def test_layers_read_as_channels_are_scored_as_if_taps_were_alike() -> None:
     )  # independent pixels: patches alike at every tap, taps without correlation
     graph, moments = observed(net, images)
     with pytest.warns(UserWarning, match="2 is read as channels"):
-        reduced = observe(net, graph, [images], max_memory=12_000)
+        reduced = unshrunk(observe(net, graph, [images], max_memory=12_000))
     for each in (direct_effects, unique_effects):
         exact, found = effects(graph, moments, each)["0"], effects(graph, reduced, each)["0"]
         torch.testing.assert_close(found, exact, rtol=0.1, atol=0)
     direct = effects(graph, reduced, direct_effects)["0"]
     rows = reduced.reads["2"].equations(reduced.weights["2"])
     assert rows.shape == (1, 4 * 9, 5) and direct.shape == (5,)
+
+
+def test_what_few_images_leave_open_is_not_believed() -> None:
+    """Channels that are independent look reproducible in few images; shrunk, they do not."""
+    net = nn.Sequential(nn.Conv2d(3, 40, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.randn(40, 3, 1, 1))
+        net[0].bias.zero_()
+    images = torch.randn(30, 3, 4, 4)
+    graph = trace(net, images[:1])
+    moments = observe(net, graph, [images])
+    read = moments.reads["3"]
+    independent = torch.randn(30, 40, dtype=torch.float64)
+    few = replace(read, covariance=torch.cov(independent.T, correction=0)[None], shrinkage=0.0)
+    believed = replace(few, shrinkage=0.9)
+    shares = []
+    for each in (few, believed):
+        found = replace(moments, reads={**moments.reads, "3": each})
+        unique, direct = (effects(graph, found, effect)["0"] for effect in (unique_effects, direct_effects))
+        shares.append(float((unique / direct).median()))
+    assert shares[0] < 0.01 < 0.5 < shares[1]

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from causal_prune.network.layer_matrices import flat_weight
 from causal_prune.observation import layer_reads
-from causal_prune.observation.layer_reads import ReadGathering, ReadMoments, planned_reads, undetermined
+from causal_prune.observation.layer_reads import (
+    ReadGathering,
+    ReadMoments,
+    how_shrunk,
+    planned_reads,
+    undetermined,
+)
 from causal_prune.tracing.network_trace import trace
 
 CPU = torch.device("cpu")
@@ -223,3 +229,28 @@ def test_a_layer_that_saw_no_more_patches_than_it_has_inputs_is_named() -> None:
         "6 patches cannot determine how the 6 inputs of b reproduce each other: give more images",
         "2 patches cannot determine how the 6 inputs of c reproduce each other: give more images",
     )
+
+
+def test_what_is_believed_keeps_the_blocks_of_channels() -> None:
+    covariance = torch.rand(2, 6, 6, dtype=torch.float64)
+    read = ReadMoments(9, covariance, None, shrinkage=0.25)
+    found = read.believed(3)
+    for channel in range(2):
+        own = slice(3 * channel, 3 * channel + 3)
+        assert torch.equal(found[:, own, own], covariance[:, own, own])
+    torch.testing.assert_close(found[:, :3, 3:], 0.75 * covariance[:, :3, 3:])
+    torch.testing.assert_close(found[:, 3:, :3], 0.75 * covariance[:, 3:, :3])
+    alone = ReadMoments(9, covariance, torch.eye(4), shrinkage=0.25).believed(4)
+    assert torch.equal(alone.diagonal(dim1=1, dim2=2), covariance.diagonal(dim1=1, dim2=2))
+    assert float(alone[0, 0, 1]) == pytest.approx(0.75 * float(covariance[0, 0, 1]))
+    assert ReadMoments(9, covariance, None).believed(3) is covariance
+
+
+def test_how_much_was_shrunk_is_a_sentence() -> None:
+    def reads(**shares: float) -> dict[str, ReadMoments]:
+        return {name: ReadMoments(9, torch.zeros(1, 2, 2), None, share) for name, share in shares.items()}
+
+    assert how_shrunk({}) == how_shrunk(reads(a=0.0, b=0.0009)) == ()
+    by = "by 2.0% at the median layer, by 45.5% at b"
+    text = f"covariances between channels were shrunk for what the images leave open: {by}"
+    assert how_shrunk(reads(a=0.01, b=0.455, c=0.02)) == (text,)
