@@ -108,7 +108,8 @@ def run_arm(
     ).eval()
     found = measured(recipe, stations, recipe.data.test, f"{label}: test")
     cost = count_cost(tuned, recipe.example)
-    return ArmResult(name, importance, seed, tuned, Stages(**found), cost, repaired.layers)
+    verdict = "" if repaired.verdict is None else str(repaired.verdict)
+    return ArmResult(name, importance, seed, tuned, Stages(**found), cost, repaired.layers, verdict=verdict)
 
 
 def normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") -> nn.Module:

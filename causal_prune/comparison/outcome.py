@@ -55,6 +55,7 @@ class ArmResult:
         cost: Multiply-accumulates and parameters.
         repairs: What compensation did to each layer; empty where it went by batch norm alone.
         exported: As a file; None for an arm that was not exported.
+        verdict: Which way to repair was kept, and why; empty where there was nothing to judge.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ArmResult:
     cost: Cost
     repairs: tuple[LayerRepair, ...] = ()
     exported: Exported | None = None
+    verdict: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ def repairs(causal: ArmResult) -> Iterator[str]:
     Yields:
         Sentences.
     """
+    if causal.verdict:
+        yield f"compensation of the causal arm: {causal.verdict}"
     kept = [repair for repair in causal.repairs if repair.outcome == "kept"]
     if causal.repairs:
         refitted = sum(repair.outcome == "refitted" for repair in causal.repairs)

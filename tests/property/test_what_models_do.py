@@ -131,7 +131,10 @@ def test_the_whole_flow(name: str, around: str, tmp_path: Path) -> None:
         assert moments.images == 96
         small = cp.remove(net, cp.plan(graph, cp.score(graph, moments), keep_macs=0.5))
         better = cp.compensate(small, net, calibration)
-        assert not torch.equal(better.get_parameter("head.weight"), small.get_parameter("head.weight"))
+        state = (
+            small.state_dict()
+        )  # where whole batches must stay together, batch norms are re-estimated instead
+        assert any(not torch.equal(value, state[key]) for key, value in better.state_dict().items())
         cp.compensate(small, net, calibration, method="batchnorm")
         if name in NO_FILE:
             with pytest.raises(cp.InputError, match=NO_FILE[name]):
