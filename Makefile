@@ -62,6 +62,10 @@ coverage-table: $(READY)  ## what can be cut: a table over torchvision's network
 engine-table: $(READY)  ## speed and memory of observe and score, against their limits (five minutes)
 	@$(BIN)/python -m tests.benchmarks.causal_engine
 
+.PHONY: bench-real-size
+bench-real-size: $(READY)  ## top-1 of pretrained ImageNet networks with few images; needs ../shared and weights, or skips
+	@$(BIN)/python -m tests.benchmarks.real_size
+
 .PHONY: bench-compensation
 bench-compensation: $(READY)  ## accuracy per arm and stage at half the MACs; needs ../shared, takes long
 	@$(BIN)/python -m tests.benchmarks.compensation

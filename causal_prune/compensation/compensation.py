@@ -235,7 +235,8 @@ def _best(
     if not parts or (norms and images < TRUSTED):
         instead = "batch norms are re-estimated instead" if norms else "the network is left as it was cut"
         again = statistics(batches) if norms else copied(pruned)
-        warn(f"compensate: {images} images cannot judge a fit: {instead}; give at least {TRUSTED}")
+        some = f"{images} image{'s' if images > 1 else ''}"
+        warn(f"compensate: {some} cannot judge a fit: {instead}; give at least {TRUSTED}")
         return again, [], None
     few = images < MADE_AGAIN
     found: dict[str, list[Tensor]] = {}
