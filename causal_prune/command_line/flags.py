@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from causal_prune.command_line.settings import RunSettings, keys, negations
-from causal_prune.errors import InputError
 from causal_prune.options import Flag, flag_of
 
 Command = TypeVar("Command", bound=Callable[..., int])
@@ -52,21 +51,11 @@ def typed(ctx: typer.Context) -> dict[str, object]:
         ctx: Of a command with flags.
 
     Returns:
-        Value by key; flags that were not typed are absent.
-
-    Raises:
-        InputError: If a flag is given together with its own `--no-` form.
+        Value by key, also of keys that turn an option off; flags that were not typed are absent.
     """
-    off = negations()
-    flags = {*keys(), *off}
+    flags = {*keys(), *negations()}
     params = {key.removesuffix("_"): value for key, value in ctx.params.items()}
-    given = {key: value for key, value in params.items() if key in flags and value not in (None, (), [])}
-    for no, (key, meant) in off.items():
-        if given.pop(no, None):
-            if key in given:
-                raise InputError(f"{dashed(key)} and {dashed(no)} contradict each other; give one")
-            given[key] = meant
-    return given
+    return {key: value for key, value in params.items() if key in flags and value not in (None, (), [])}
 
 
 def stand_alone(arguments: Sequence[str]) -> Iterator[str]:

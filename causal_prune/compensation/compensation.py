@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -131,8 +131,8 @@ def compensate(
             weights, or "batchnorm" finds no batch norm with running statistics.
 
     Cost: for least squares about a dozen passes of the dense network over the images (`make bench-compensation` tells
-        for some networks); memory of the activations of all images at one layer of both networks. `repair` also
-        returns what became of every layer.
+        for some networks), twice of fewer than 256 images and four times of fewer than 64 (see the guard); memory of
+        the activations of all images at one layer of both networks. `repair` also returns what became of every layer.
 
     Example:
         >>> import causal_prune as cp
@@ -241,16 +241,16 @@ def _best(
     few = images < MADE_AGAIN
     found: dict[str, list[Tensor]] = {}
     for making, judging in parts:
-        with warnings.catch_warnings(action="ignore" if few else "default"):
+        # of few images all is done once more at the end, and told then
+        with warnings.catch_warnings(action="ignore") if few else nullcontext():
             fitted, layers = squares(making)
             candidates = {"batch norm": statistics(making)} if norms else {}
         candidates |= {"least squares": fitted, "as cut": pruned}
         with torch.no_grad():
             try:
                 measure, values = divergences(dense, candidates, judging, device)
-            except (
-                ComparisonError
-            ):  # outputs whose number depends on the images: the layers themselves are judged
+            except ComparisonError:
+                # the number of outputs depends on the images: the layers themselves are judged
                 return *squares(batches), None
         for name, each in values.items():
             found.setdefault(name, []).append(each)

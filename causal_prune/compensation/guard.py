@@ -17,8 +17,8 @@ from causal_prune.network.tensor_trees import tensors_in
 FEWEST = 4
 """With fewer images none can be kept from the candidates."""
 TRUSTED = 24
-"""Fewer images than this have mostly chosen the filters that are left, so that these look better on them than they are:
-of 120 small networks with 8 to 64 images, least squares were chosen wrongly for five, all with 16 images or fewer."""
+"""Fewer images than this have chosen the filters that are left, so that these look better on them than they are, and a
+guard of them errs; `tests/property/test_never_worse.py` holds it to account."""
 GUARDED = 6
 """One image in so many is kept from the candidates."""
 FEW = 64

@@ -1,4 +1,5 @@
 from .classification import STANDARD_TASK as STANDARD_TASK
+from .classification import classes_in as classes_in
 from .classification import width_of as width_of
 from .data import Data as Data
 from .data import Images as Images

@@ -68,6 +68,23 @@ def labels_of(batch: Any, place: str) -> Tensor:
         InputError: If there are none, or they are neither.
     """
     labels = _tensor(labels_in(batch, place), place)
+    found = classes_in(labels)
+    if found is None:
+        raise InputError(
+            f"labels of {place} have shape {tuple(labels.shape)} and type {labels.dtype}: {GIVE}"
+        )
+    return found
+
+
+def classes_in(labels: Tensor) -> Tensor | None:
+    """The classes that labels name.
+
+    Args:
+        labels: Whole numbers of shape (N,) or (N, 1), or one-hot: rows of zeros and a single one.
+
+    Returns:
+        One class per label, int64; None where they are neither.
+    """
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if whole and (labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)):
         return labels.flatten().to(torch.int64)
@@ -75,7 +92,7 @@ def labels_of(batch: Any, place: str) -> Tensor:
         ones = labels == 1
         if bool((ones | (labels == 0)).all()) and bool((ones.sum(dim=1) == 1).all()):
             return ones.to(torch.int64).argmax(dim=1)
-    raise InputError(f"labels of {place} have shape {tuple(labels.shape)} and type {labels.dtype}: {GIVE}")
+    return None
 
 
 def _tensor(labels: Any, place: str) -> Tensor:

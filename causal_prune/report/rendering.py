@@ -68,6 +68,8 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
         disagreements=tables.disagreements(report),
         frozen=tables.frozen_rows(report),
         curve=tables.curve_rows(report),
+        classes=tables.class_rows(report),
+        options=tables.option_rows(report),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
+from pydantic import JsonValue
+
 from causal_prune.report.report import Arm, Report, text_to_hits
 from causal_prune.report.wording import kept, milliseconds, pace, percent, plural, probability, quantity
 from causal_prune.report.yardstick import NONE, Yardstick
@@ -273,3 +275,37 @@ def curve_rows(report: Report) -> list[CurveRow]:
         )
         for share, causal, random in zip(curve.shares, curve.causal, curve.random, strict=True)
     ]
+
+
+def class_rows(report: Report) -> list[tuple[int, str]]:
+    """Which class every label stands for.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Label and name; empty where the names are the labels.
+    """
+    numbered = list(enumerate(report.class_names))
+    return numbered if any(name != str(label) for label, name in numbered) else []
+
+
+def option_rows(report: Report) -> list[tuple[str, str]]:
+    """The options of the run that were given or have a default.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Keys of a configuration, and words for their values.
+    """
+    given = {key: value for key, value in report.options.items() if value not in (None, [], {})}
+    return [(key, _in_words(value)) for key, value in given.items()]
+
+
+def _in_words(value: JsonValue) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_in_words(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_in_words, value))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import JsonValue
-
 from causal_prune.report.report import ROUNDING, Arm, Report
 from causal_prune.report.yardstick import NONE, Yardstick
 
@@ -305,40 +303,6 @@ def described_data(report: Report) -> str:
         A sentence, with the number of classes where there are any.
     """
     return f"{report.data}; {plural(report.classes, 'class', 'es')}." if report.classes else f"{report.data}."
-
-
-def numbered_classes(report: Report) -> list[tuple[int, str]]:
-    """Which class every label stands for.
-
-    Args:
-        report: The report.
-
-    Returns:
-        Label and name; empty where the names are the labels.
-    """
-    numbered = list(enumerate(report.class_names))
-    return numbered if any(name != str(label) for label, name in numbered) else []
-
-
-def options_in_force(report: Report) -> list[tuple[str, str]]:
-    """The options of the run that were given or have a default.
-
-    Args:
-        report: The report.
-
-    Returns:
-        Keys of a configuration, and words for their values.
-    """
-    given = {key: value for key, value in report.options.items() if value not in (None, [], {})}
-    return [(key, _in_words(value)) for key, value in given.items()]
-
-
-def _in_words(value: JsonValue) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_in_words(each)}" for key, each in value.items())
-    if isinstance(value, list):
-        return ",".join(map(_in_words, value))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def size_and_speed(report: Report, arm: Arm) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from causal_prune.data import classes_in
 from causal_prune.errors import InputError, nearest, one_line
 from causal_prune.sources.factories import anchored
 from causal_prune.sources.images import DEEP_WHITE, WHITE, FormOf, ImageArrays, InputFormat
@@ -122,12 +123,10 @@ def _loaded(path: Path) -> dict[str, npt.NDArray[np.generic]]:
 
 def _labels(labels: npt.NDArray[np.generic], place: str) -> npt.NDArray[np.generic]:
     """Labels of shape (N,), also where they stand in a column or are one-hot."""
-    if labels.dtype.kind in "iu" and (labels.ndim == 1 or labels.shape[1:] == (1,)):
-        return labels.reshape(-1)
-    if labels.dtype.kind in "iufb" and labels.ndim == 2 and labels.shape[1] > 1:
-        ones = labels == 1
-        if bool((ones | (labels == 0)).all()) and bool((ones.sum(axis=1) == 1).all()):
-            return np.asarray(ones.argmax(axis=1), np.int64)
+    plain = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}.get(labels.dtype.kind)
+    found = None if plain is None else classes_in(torch.from_numpy(labels.astype(plain)))
+    if found is not None:
+        return found.numpy()
     form = f"{labels.dtype} of shape {labels.shape}"
     raise InputError(
         f"data: {place} is {form}; integers of shape (N,) or (N, 1) are needed, or rows of zeros and a single one"

@@ -175,8 +175,9 @@ def seen_from(place: Path, *, anew: bool = False) -> Iterator[Folder]:
     if _ACTIVE:
         _ACTIVE[-1].remember()
     hidden = {name: sys.modules.pop(name) for name in _of_others(folder)}
-    writes, folder.path, folder.loaded = sys.dont_write_bytecode, list(sys.path), set(sys.modules)
-    path = list(sys.path)
+    writes, path = sys.dont_write_bytecode, list(sys.path)
+    if folder not in _ACTIVE:
+        folder.path, folder.loaded = list(path), set(sys.modules)
     sys.modules.update(folder.modules)
     sys.path[:0] = [str(place), *folder.added]
     sys.meta_path.insert(0, folder.finder)
@@ -241,9 +242,7 @@ def run_file(path: Path, folder: Folder) -> ModuleType:
 
 def _of_others(folder: Folder) -> list[str]:
     """Loaded modules that code of a folder must not see: those of other folders, and what its own would shadow."""
-    others = {
-        id(module) for other in _FOLDERS.values() if other is not folder for module in other.modules.values()
-    }
+    others = _modules_of_others(folder)
     tops = {name.partition(".")[0] for name in sys.modules}
     shadowed = {name for name in tops if not _shared(name, sys.modules) and folder.has(name)}
     found = [

@@ -44,7 +44,9 @@ Cli = Callable[..., Done]
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.chdir(tmp_path)  # a command that should have been refused writes nowhere else
+
     def call(*arguments: str | Path) -> Done:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])

@@ -142,8 +142,8 @@ def test_a_command_keeps_its_name_and_its_help() -> None:
         (["--distill"], {"distill": True}),
         (["--no-distill"], {"distill": False}),
         (["--compensate", "batchnorm"], {"compensate": "batchnorm"}),
-        (["--no-compensate"], {"compensate": "none"}),
-        (["--no-force", "--no-json"], {"force": False, "json": False}),
+        (["--no-compensate"], {"no_compensate": True}),
+        (["--no-force", "--no-json"], {"no_force": True, "no_json": True}),
         (["--seed", "0", "--data", ""], {"seed": "0", "data": ""}),
     ],
 )
@@ -159,9 +159,10 @@ def test_a_file_is_handed_on_and_is_no_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["none", "batchnorm"])
 def test_a_flag_and_its_own_no_contradict_each_other(how: str) -> None:
-    text = "^--compensate and --no-compensate contradict each other; give one$"
+    typed_flags = Ran()("--no-compensate", "--compensate", how)
+    text = "^--no-compensate and --compensate contradict each other; give one$"
     with pytest.raises(InputError, match=text):
-        Ran()("--no-compensate", "--compensate", how)
+        load_settings(flags=typed_flags)
 
 
 @pytest.mark.parametrize(

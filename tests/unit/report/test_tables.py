@@ -95,3 +95,26 @@ def test_the_curve_is_written_with_mean_and_range(fake: Fake) -> None:
     assert row.random == f"{seeds.mean():.2f} ± {seeds.std(ddof=1):.2f} %"
     assert row.random_range == f"{seeds.min():.1f} to {seeds.max():.1f} %"
     assert tables.curve_rows(fake(curve=None)) == []
+
+
+def test_options_are_written_as_a_configuration_names_them(fake: Fake) -> None:
+    options = {
+        "model": None, "freeze": [], "model_arg": {"width": 3, "deep": [1, None], "on": True}, "force": False,
+        "mean": [0.5, 0.25], "keep_macs": 0.5,
+    }  # fmt: skip
+    report = fake(mode="remove").model_copy(update={"options": options})
+    assert tables.option_rows(report) == [
+        ("model_arg", "width=3, deep=1,null, on=true"),
+        ("force", "false"),
+        ("mean", "0.5,0.25"),
+        ("keep_macs", "0.5"),
+    ]
+    assert tables.option_rows(fake(mode="remove")) == []
+
+
+def test_classes_are_numbered_where_their_names_are_no_numbers(fake: Fake) -> None:
+    report = fake(mode="remove")
+    assert tables.class_rows(report) == []
+    assert tables.class_rows(report.model_copy(update={"class_names": ("0", "1")})) == []
+    named = report.model_copy(update={"class_names": ("cat", "dog")})
+    assert tables.class_rows(named) == [(0, "cat"), (1, "dog")]

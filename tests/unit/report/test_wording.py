@@ -187,26 +187,3 @@ def test_the_outcome_is_computed_from_the_arms(fake: Fake) -> None:
     assert "98.06 % dense, 97.22 % causal (−0.83 pp" in text  # 353/360, 350/360 and their difference
     assert "keeps 49.8 % of the MACs and 48.3 % of the parameters; it runs 1.71x faster" in text
     assert "median 0.212 ms against 0.362 ms (ONNX Runtime, 1 thread, batch 1)" in text
-
-
-def test_options_are_written_as_a_configuration_names_them(fake: Fake) -> None:
-    options = {
-        "model": None, "freeze": [], "model_arg": {"width": 3, "deep": [1, None], "on": True}, "force": False,
-        "mean": [0.5, 0.25], "keep_macs": 0.5,
-    }  # fmt: skip
-    report = fake(mode="remove").model_copy(update={"options": options})
-    assert wording.options_in_force(report) == [
-        ("model_arg", "width=3, deep=1,null, on=true"),
-        ("force", "false"),
-        ("mean", "0.5,0.25"),
-        ("keep_macs", "0.5"),
-    ]
-    assert wording.options_in_force(fake(mode="remove")) == []
-
-
-def test_classes_are_numbered_where_their_names_are_no_numbers(fake: Fake) -> None:
-    report = fake(mode="remove")
-    assert wording.numbered_classes(report) == []
-    assert wording.numbered_classes(report.model_copy(update={"class_names": ("0", "1")})) == []
-    named = report.model_copy(update={"class_names": ("cat", "dog")})
-    assert wording.numbered_classes(named) == [(0, "cat"), (1, "dog")]

@@ -160,6 +160,24 @@ def test_where_the_code_tells_python_to_look_it_looks_later_too_and_others_do_no
     assert [each() for each in (*late, *late)] == ["aa", "bb", "aa", "bb"]
 
 
+def test_code_that_calls_another_folders_code_which_calls_back_keeps_its_own_view(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "lib", late="NAME = 'a'\n", later="NAME = 'a'\n", last="NAME = 'a'\n")
+    write(
+        tmp_path / "a",
+        mine="import sys\nfrom pathlib import Path\nsys.path.append(str(Path(__file__).parent / 'lib'))\n"
+        "def inside():\n    import late\n    return late.NAME\n"
+        "def f(other):\n    found = other(inside)\n    import later\n    return found + later.NAME, afterwards\n"
+        "def afterwards():\n    import last\n    return last.NAME\n",
+    )
+    write(tmp_path / "b", mine="def g(back): return back()\n")
+
+    def other(back: object) -> object:
+        return call_factory(f"{tmp_path}/b/mine.py:g", {"back": back}, option="data")
+
+    found = call_factory(f"{tmp_path}/a/mine.py:f", {"other": other}, option="model")
+    assert isinstance(found, tuple) and found[0] == "aa" and found[1]() == "a"
+
+
 def test_a_file_that_has_changed_is_run_anew_with_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path, utils="NAME = 1\n", mine="import utils\ndef f(): return utils.NAME\n")
     assert call(tmp_path, "f") == 1
