@@ -173,7 +173,11 @@ def _equations(moments: FilterMoments, member: Member, units: int, worth: Tensor
             owned[block][unit] += columns
     width = max(len(columns) for block in owned for columns in block)
     table = [[columns + [inputs] * (width - len(columns)) for columns in block] for block in owned]
-    return Equations(read.equations(weight), read.believed(weight.shape[2]), torch.tensor(table))
+    own = read.own(weight.shape[2])
+    covariance = read.believed(weight.shape[2])
+    return Equations(
+        read.equations(weight), covariance, torch.tensor(table), read.shrinkage, own, read.rank
+    )
 
 
 __all__ = ["direct_effects", "effects", "equations_of", "score", "unique_effects", "worth_of_channels"]

@@ -39,6 +39,22 @@ class ReadMoments:
     shape: Tensor | None
     shrinkage: float = 0.0
 
+    @property
+    def rank(self) -> int:
+        """More the covariance's rank cannot be."""
+        return self.rows * (1 if self.shape is None else len(self.shape))
+
+    def own(self, elements: int) -> int:
+        """Inputs of a channel.
+
+        Args:
+            elements: Elements of the layer's kernel; 1 for a linear layer.
+
+        Returns:
+            The elements, or 1 where the inputs are channels alone.
+        """
+        return 1 if self.shape is not None else elements
+
     def believed(self, elements: int) -> Tensor:
         """The covariance without the noise of few images: what it says between channels, shrunk.
 
@@ -51,7 +67,7 @@ class ReadMoments:
         if not self.shrinkage:
             return self.covariance
         groups, inputs = self.covariance.shape[:2]
-        own = 1 if self.shape is not None else elements
+        own = self.own(elements)
         shrunk = (self.covariance * (1 - self.shrinkage)).reshape(
             groups, inputs // own, own, inputs // own, own
         )
