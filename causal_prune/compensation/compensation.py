@@ -1,47 +1,38 @@
 """Repairs a cut network from unlabelled images, so that what is left computes what the dense network computed."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from causal_prune.compensation.guard import TRUSTED, Verdict, decide, divergences, splits
-from causal_prune.compensation.layer_repair import COMPUTED, LayerRepair, Repairer
-from causal_prune.compensation.lockstep import Pair, Stream, stopping
+from causal_prune.compensation.layer_repair import COMPUTED, LayerRepair
 from causal_prune.compensation.options import REPAIRS, Repair, RepairMethod
-from causal_prune.compensation.output_paths import OutputPaths, output_paths
-from causal_prune.compensation.reestimation import check_same_task, normalisations, numbered, reestimate
+from causal_prune.compensation.reestimation import normalisations, numbered, reestimate
+from causal_prune.compensation.walk import walk
 from causal_prune.errors import InputError, warn
 from causal_prune.machine import allowed_memory
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.comparing import ComparisonError
 from causal_prune.network.computed_weights import take_off, without_weight_norm
 from causal_prune.network.layer_kinds import MIXING
-from causal_prune.network.row_groups import groups_in, row_groups_of, rows_together
+from causal_prune.network.row_groups import rows_together
 from causal_prune.network.running import (
-    attempt,
     batch_size,
     copied,
     device_of,
-    joined_batches,
     seeded,
 )
-from causal_prune.progress import track
 from causal_prune.surgery import Cuts, PruningPlan, Stage, cuts_since, inner_of, stages_of, with_inner
 
 STANDARD = Repair()
-HELD_OUT = 8
-"""One image in so many judges the fits instead of making them."""
 MADE_AGAIN = 256
 """With fewer images the best way to repair is gone once more, with those that judged it."""
-LIVING = 10
-"""So many tensors of the size of a layer's input or output live per image while the layer is refitted."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +271,7 @@ def _least_squares(
         if isinstance(module, MIXING):
             take_off(module)
     with seeded(seed, device), torch.no_grad(), without_weight_norm(repaired):
-        layers = _walk(repaired, reference, cuts, batches, seed, max_memory, label)
+        layers = walk(repaired, reference, cuts, batches, seed=seed, max_memory=max_memory, label=label)
     for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):
         copy.training = original.training
     remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]
@@ -290,53 +281,6 @@ def _least_squares(
         more = f" (and {len(remarks) - 1} further layers)" if len(remarks) > 1 else ""
         warn(f"compensate: {remarks[0]}{more}")
     return repaired, layers
-
-
-def _walk(
-    pruned: nn.Module,
-    dense: nn.Module,
-    cuts: Cuts,
-    batches: Sequence[Any],
-    seed: int,
-    max_memory: int,
-    label: str,
-) -> list[LayerRepair]:
-    together = rows_together(dense, batches[0])
-    paths = _common_paths(pruned, dense, batches[0], together)
-    batches = _affordable(batches, paths, max_memory, together)
-    parts = list(_parts(batches, together))
-    if not any(held_out for _, held_out in parts):
-        warn(
-            f"compensate: calibration has fewer than {HELD_OUT} images to hold some out: refits are "
-            "judged by what they fit"
-        )
-    with ExitStack() as stack:
-        stack.enter_context(stopping(pruned, paths))
-        stack.enter_context(stopping(dense, paths))
-        pairs = []
-        for index, (inputs, held_out) in enumerate(parts):
-            pair = Pair(Stream(dense, inputs, paths), Stream(pruned, inputs, paths), held_out, index)
-            stack.callback(pair.pruned.close)
-            stack.callback(pair.dense.close)
-            pairs.append(pair)
-        repairer = Repairer(pruned, dense, cuts, paths, seed=seed, max_memory=max_memory)
-        stops = sum(paths.calls.values()) + len(paths.sums)
-        standing = track(_standing(pairs), label, total=stops, unit="layer")
-        return [done for here in standing if (done := repairer.meet(here)) is not None]
-
-
-def _standing(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    """From stop to stop the pairs that stand there; whoever takes them lets them run on."""
-    for pair in pairs:
-        pair.advance(None, None)
-    while standing := [pair for pair in pairs if pair.pruned.stop is not None]:
-        first = standing[0].pruned.place
-        if any(pair.pruned.place != pair.dense.place for pair in standing):
-            raise InputError(
-                f"compensate: the cut network runs {first[1]} where the dense one does not, so that the code of the "
-                "network depends on the data; use method='batchnorm'"
-            )
-        yield [pair for pair in standing if pair.pruned.place == first]
 
 
 def _known_cuts(pruned: nn.Module, dense: nn.Module, stages: Sequence[Stage]) -> Cuts:
@@ -350,61 +294,3 @@ def _known_cuts(pruned: nn.Module, dense: nn.Module, stages: Sequence[Stage]) ->
                 "remove, zero or load, or its plan (plan=)"
             )
     return Cuts({}, {})
-
-
-def _common_paths(pruned: nn.Module, dense: nn.Module, inputs: Any, together: int) -> OutputPaths:
-    few = row_groups_of(inputs, slice(0, 2), together)
-    outputs = attempt("compensate: the pruned network", pruned, few, "batch 1 of calibration")
-    check_same_task(dense, few, outputs)
-    ours, theirs = output_paths(pruned, few), output_paths(dense, few)
-    norms = {layer: norm for layer, norm in ours.norms.items() if theirs.norms.get(layer) == norm}
-    same = {layer for layer in ours.calls if ours.norms.get(layer) == theirs.norms.get(layer)}
-    sums = ours.sums & theirs.sums & same
-    same -= ours.sums ^ theirs.sums
-    rectified = {
-        layer: bounds
-        for layer, bounds in ours.rectified.items()
-        if layer in same and theirs.rectified.get(layer) == bounds
-    }
-    feeders = {
-        layer: feeder
-        for layer, feeder in ours.feeders.items()
-        if feeder in rectified and theirs.feeders.get(layer) == feeder
-    }
-    widest = max(ours.widest_bytes, theirs.widest_bytes)
-    more = ours.given_more | theirs.given_more
-    return OutputPaths(ours.calls, norms, frozenset(sums), widest, rectified, feeders, more)
-
-
-def _affordable(batches: Sequence[Any], paths: OutputPaths, max_memory: int, together: int) -> Sequence[Any]:
-    """The first batches, as many as may live at once: input, output and residual of both networks at one layer."""
-    sizes = [batch_size(batch) for batch in batches]
-    allowed = int(max_memory / max(LIVING * paths.widest_bytes, 1))
-    if sum(sizes) <= allowed:
-        return batches
-    count = max(1, sum(total <= allowed for total in accumulate(sizes)))
-    chosen = [*batches[:count]]
-    if sizes[0] > allowed:
-        chosen = [row_groups_of(batches[0], slice(0, max(1, allowed // together)), together)]
-    warn(
-        f"compensate: {max_memory / 2**20:,.0f} MiB hold the activations of {allowed} of {sum(sizes)} calibration "
-        "images: the others are not used"
-    )
-    return chosen
-
-
-def _parts(batches: Sequence[Any], together: int) -> Iterator[tuple[Any, bool]]:
-    """Every batch without each eighth image (or group of rows that belong together), and then those images."""
-    last, before = [], 0
-    for batch in batches:
-        size = groups_in(batch, together)
-        chosen = (torch.arange(size) + before) % HELD_OUT == HELD_OUT - 1
-        before += size
-        if bool(chosen.any()):
-            last.append(row_groups_of(batch, chosen, together))
-        if not bool(chosen.any()):
-            yield batch, False
-        elif not bool(chosen.all()):
-            yield row_groups_of(batch, ~chosen, together), False
-    for group in [last[k : k + HELD_OUT] for k in range(0, len(last), HELD_OUT)]:
-        yield from ((part, True) for part in joined_batches(group))

@@ -21,6 +21,7 @@ ROUNDING = 1e-14
 """What is left of the gradient's square is rounding below this share of it."""
 ROWS_PER_INPUT = 30
 """Of what a layer reads so many rows for every number of a row give the preconditioner's factors."""
+MOST_ROWS = 20_000
 
 
 class Linearised:
@@ -223,7 +224,8 @@ def _moments(
     """Mean and covariance of what a layer reads, from some of its places; about 0 where no constant is free."""
     regression = Regression(intercept=layer.free)
     places = places_of(layer.module, seen[0][1])
-    taken = min(places, ceil(ROWS_PER_INPUT * layer.unknowns / sum(len(x) for x, _ in seen)))
+    wanted = min(ROWS_PER_INPUT * layer.unknowns, max(MOST_ROWS, layer.unknowns))
+    taken = min(places, ceil(wanted / sum(len(x) for x, _ in seen)))
     for x, out in seen:
         places = places_of(layer.module, out)
         drawn = torch.randperm(places, generator=generator)[:taken].sort().values.to(x.device)

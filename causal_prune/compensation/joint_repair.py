@@ -12,7 +12,7 @@ from torch import Tensor
 from causal_prune.compensation.cut_layer import CutLayer
 from causal_prune.compensation.gauss_newton import Linearised, Preconditioner, gauss_newton
 from causal_prune.compensation.layer_targets import Judge, Wanted
-from causal_prune.compensation.least_squares import Correction, Regression
+from causal_prune.compensation.least_squares import Correction, Regression, rows_enough
 from causal_prune.compensation.output_paths import Bounds
 from causal_prune.compensation.rectified_refit import inverse, shortfall
 from causal_prune.compensation.series import Series
@@ -24,7 +24,7 @@ LENGTHS = (1.0, 0.5, 0.25)
 """Shares of a step that are tried, until one makes the error smaller."""
 EQUATIONS_PER_UNKNOWN = 100
 """So many numbers of the last layer's output are looked at for every weight of the series."""
-FEWEST_IMAGES = 256
+FEWEST_IMAGES = 128
 """Images that are looked at where the weights ask for fewer; every step takes its share of them."""
 IMAGES_AT_ONCE = 128
 LIVING = 6
@@ -151,7 +151,7 @@ class _Joint:
         images = sum(len(sample.read) for sample in self.samples)
         for sample in self.samples:
             places = places_of(self.last.module, sample.residual)
-            taken = min(places, ceil(ROWS_PER_UNKNOWN * self.last.unknowns / images))
+            taken = min(places, ceil(rows_enough(self.last.unknowns, ROWS_PER_UNKNOWN) / images))
             drawn = torch.randperm(places, generator=generator)[:taken].sort().values.to(sample.read.device)
             at = drawn if places > 1 else None
             for x, (r,) in rows(self.last.module, sample.read, [sample.residual], at):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from causal_prune.compensation.cut_layer import CutLayer, Saved
 from causal_prune.compensation.layer_targets import Judge, Wanted
-from causal_prune.compensation.least_squares import Correction, Regression
+from causal_prune.compensation.least_squares import Correction, Regression, rows_enough
 from causal_prune.compensation.output_paths import Bounds
 from causal_prune.compensation.rectified_refit import Rows, step
 from causal_prune.network.layer_matrices import channel_dim, groups_of, matrix_of, places_of, rows
@@ -176,7 +176,7 @@ def _solve(layer: CutLayer, items: Sequence[Wanted], memory: Memory, given: Circ
         if not item.pair.held_out
     )
     wanted = FIRST_ROWS_PER_UNKNOWN if given.moves else ROWS_PER_UNKNOWN
-    share = min(1.0, wanted * unknowns / max(available, 1))
+    share = min(1.0, rows_enough(unknowns, wanted) / max(available, 1))
     for item, residual in zip(items, residuals, strict=True):
         taken = _drawn(module, residual, share, given.seed + item.pair.index)
         for x, (r,) in rows(module, item.source, [residual], taken):

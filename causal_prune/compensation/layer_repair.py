@@ -143,6 +143,21 @@ class Repairer:
             item.pair.advance(item.dense_reply, answer)
         return done
 
+    def pass_by(self, pair: Pair) -> None:
+        """Let a pair run on from a layer that is repaired already.
+
+        Args:
+            pair: One that comes later than others.
+        """
+        dense, pruned = pair.dense.stop, pair.pruned.stop
+        if isinstance(dense, LayerStop) and isinstance(pruned, LayerStop):
+            if pruned.layer in self.sources:  # layers behind it will be refitted together with it
+                known = [*self.sources[pruned.layer], (pruned.source, pruned.source._version)]
+                self.sources[pruned.layer] = known
+            pair.advance(dense.out, pruned.out)
+        else:
+            pair.advance(_total(cast(SumStop, dense)), _total(cast(SumStop, pruned)))
+
     def _layer(self, name: str) -> CutLayer:
         norm = self.modules[self.paths.norms[name]] if name in self.paths.norms else None
         return CutLayer(self.modules[name], norm, self.cuts.layers.get(name))
@@ -240,7 +255,15 @@ def _reply_of_sum(layer: CutLayer, item: Wanted, *, refitted: bool) -> Tensor:
     summands = list(stop.summands)
     if refitted:
         summands[stop.branch] = layer.behind_norm(cast(Tensor, layer.module.forward(item.source)))
-    total = summands[0] + stop.factor * summands[1]
+    return _added(stop, summands[0], summands[1])
+
+
+def _total(stop: SumStop) -> Tensor:
+    return _added(stop, *stop.summands)
+
+
+def _added(stop: SumStop, first: Tensor, second: Tensor) -> Tensor:
+    total = first + stop.factor * second
     return stop.summands[0].copy_(total) if stop.in_place else total
 
 

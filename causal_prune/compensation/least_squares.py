@@ -13,8 +13,25 @@ FIRST = 3
 """Which of them is tried first; then its neighbours, as long as that helps."""
 UNJUDGED = 1e-4
 """The ridge where no rows are held out."""
+MANY, MANY_PER_UNKNOWN = 60_000, 20
+"""Of wide layers this many rows are enough, or so many per unknown if these are more."""
+WIDE, STRIPES = 512, 8
+"""Of so many inputs or more, products with themselves are made in stripes."""
 ROWS = 16384
 """Rows are multiplied in their own precision in chunks of this many, and the products added up in float64."""
+
+
+def rows_enough(unknowns: int, per_unknown: int) -> int:
+    """How many rows make a fit.
+
+    Args:
+        unknowns: Of each output.
+        per_unknown: Rows for each of them, as long as they are not many in all.
+
+    Returns:
+        The number.
+    """
+    return min(per_unknown * unknowns, max(MANY, MANY_PER_UNKNOWN * unknowns))
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ class Regression:
                 new["xr"] = (x.mT @ r).double() - self.shift[0].double().mT @ new["r"].unsqueeze(1)
             else:
                 x = x - self.shift[0]
-                new |= {"x": x.sum(dim=1).double(), "xx": (x.mT @ x).double(), "xr": (x.mT @ r).double()}
+                new |= {"x": x.sum(dim=1).double(), "xx": _squared(x).double(), "xr": (x.mT @ r).double()}
             if held_out not in self.sums:
                 self.sums[held_out] = _Sums(count=x.shape[1], **new)
                 continue
@@ -208,6 +225,20 @@ def _least(ridges: Sequence[float], tried: Callable[[float], Found | None]) -> F
         if best == at or best + 1 == len(ridges) or best == 0:
             return known[best]
         at = best
+
+
+def _squared(rows: Tensor) -> Tensor:
+    """rows^T rows; of wide ones no more than what lies above the diagonal is multiplied."""
+    size = rows.shape[2]
+    if size < WIDE:
+        return rows.mT @ rows
+    product = rows.new_empty(len(rows), size, size)
+    step = -(-size // STRIPES)
+    for start in range(0, size, step):
+        here = slice(start, start + step)
+        product[:, here, start:] = rows[:, :, here].mT @ rows[:, :, start:]
+        product[:, start:, here] = product[:, here, start:].mT
+    return product
 
 
 def _ridge(gram: Tensor, cross: Tensor, ridge: float) -> Tensor | None:

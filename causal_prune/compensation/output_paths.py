@@ -1,7 +1,7 @@
 """What becomes of a layer's output: which batch norm alone reads it, which sum it goes into, what rectifies that."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,8 @@ class OutputPaths:
         norms: By layer the batch norm that reads its output and is its only reader.
         sums: Layers whose output, through that batch norm if there is one, is added to another tensor of the same
             shape and goes nowhere else; one for every sum, the one that reads most.
-        widest_bytes: Most bytes that the output of a layer takes for one image.
+        sizes: By call of a layer, in order of execution, the bytes that its input or its output takes for one image,
+            whichever is larger.
         rectified: By layer that runs once the least and the largest value that get through, where its output, behind
             that batch norm and that sum if there are such, is read by a rectifier (ReLU, ReLU6, clamp) and by nothing
             else.
@@ -42,7 +43,7 @@ class OutputPaths:
     calls: Mapping[str, int]
     norms: Mapping[str, str]
     sums: frozenset[str]
-    widest_bytes: int = 0
+    sizes: Sequence[int] = ()
     rectified: Mapping[str, Bounds] = field(default_factory=dict)
     feeders: Mapping[str, str] = field(default_factory=dict)
     given_more: frozenset[str] = frozenset()
@@ -107,7 +108,7 @@ class _Calls:
     sources: dict[str, Contents] = field(default_factory=dict)
     channels_first: set[str] = field(default_factory=set)
     normed: list[tuple[Contents, Contents, str]] = field(default_factory=list)
-    widest: int = 0
+    sizes: list[int] = field(default_factory=list)
     given_more: set[str] = field(default_factory=set)
 
     def note(self, name: str, module: nn.Module, read: Tensor, out: Tensor) -> None:
@@ -118,7 +119,7 @@ class _Calls:
             return
         self.runs[name] += 1
         self.sources[name], self.makers[made] = source, name
-        self.widest = max(self.widest, out.numel() * out.element_size() // self.images)
+        self.sizes.append(max(each.numel() * each.element_size() for each in (read, out)) // self.images)
         if channel_dim(module, out) == 1:
             self.channels_first.add(name)
 
@@ -178,7 +179,7 @@ def output_paths(model: nn.Module, inputs: Inputs) -> OutputPaths:
         if runs[layer] == seen.uses[contents] == 1 and seen.let_through.get(contents) in before
     }
     more = frozenset(calls.given_more)
-    return OutputPaths(dict(runs), norms, frozenset(sums), calls.widest, rectified, feeders, more)
+    return OutputPaths(dict(runs), norms, frozenset(sums), calls.sizes, rectified, feeders, more)
 
 
 def _watched(model: nn.Module, inputs: Inputs) -> tuple[_Seen, _Calls]:

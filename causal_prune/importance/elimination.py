@@ -290,7 +290,9 @@ def _prepare(equations: Equations, units: Tensor, weight: Tensor, matrix: Tensor
 
 
 def _inverse_of(correlation: Tensor, equations: Equations) -> Tensor:
-    if not 0 < equations.shrinkage < 1 or (equations.rank or len(correlation[0])) * THIN > len(correlation[0]):
+    if not 0 < equations.shrinkage < 1 or (equations.rank or len(correlation[0])) * THIN > len(
+        correlation[0]
+    ):
         return _inverse(correlation)
     return torch.stack([_thin_inverse(each, equations) for each in correlation])
 
@@ -302,8 +304,10 @@ def _thin_inverse(correlation: Tensor, equations: Equations) -> Tensor:
     with as many columns as R has ranks) and D = rho times the channels' own blocks of R,
         (D + (1 - rho) L L^T)^-1 = D^-1 - D^-1 L ((1 - rho)^-1 I + L^T D^-1 L)^-1 L^T D^-1.
     """
-    size, own, rho = len(correlation), equations.own, equations.shrinkage
-    blocks = correlation.unflatten(0, (-1, own)).unflatten(2, (-1, own)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    own, rho = equations.own, equations.shrinkage
+    blocks = (
+        correlation.unflatten(0, (-1, own)).unflatten(2, (-1, own)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    )
     whole = correlation / (1 - rho)
     split = whole.unflatten(0, (-1, own)).unflatten(2, (-1, own))
     split.diagonal(dim1=0, dim2=2).copy_(blocks.permute(1, 2, 0))
@@ -315,9 +319,11 @@ def _thin_inverse(correlation: Tensor, equations: Equations) -> Tensor:
     spread = (inverse @ rows.unflatten(0, (-1, own))).flatten(0, 1)
     inner = torch.eye(rank, dtype=rows.dtype) / (1 - rho) + rows.mT @ spread
     half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), spread.mT, upper=False)
-    found = half.mT @ -half
-    found.unflatten(0, (-1, own)).unflatten(2, (-1, own)).diagonal(dim1=0, dim2=2).add_(inverse.permute(1, 2, 0))
-    return found.reshape(size, size)
+    found: Tensor = half.mT @ -half
+    found.unflatten(0, (-1, own)).unflatten(2, (-1, own)).diagonal(dim1=0, dim2=2).add_(
+        inverse.permute(1, 2, 0)
+    )
+    return found
 
 
 def _inverse(correlation: Tensor) -> Tensor:
@@ -326,6 +332,7 @@ def _inverse(correlation: Tensor) -> Tensor:
 
 def _firm(correlation: Tensor) -> Tensor:
     """Cholesky factors of correlation matrices, of which none has a pivot that is too small."""
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(correlation)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
     added = SMALLEST_PIVOT

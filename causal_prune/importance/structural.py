@@ -175,9 +175,7 @@ def _equations(moments: FilterMoments, member: Member, units: int, worth: Tensor
     table = [[columns + [inputs] * (width - len(columns)) for columns in block] for block in owned]
     own = read.own(weight.shape[2])
     covariance = read.believed(weight.shape[2])
-    return Equations(
-        read.equations(weight), covariance, torch.tensor(table), read.shrinkage, own, read.rank
-    )
+    return Equations(read.equations(weight), covariance, torch.tensor(table), read.shrinkage, own, read.rank)
 
 
 __all__ = ["direct_effects", "effects", "equations_of", "score", "unique_effects", "worth_of_channels"]
