@@ -9,7 +9,7 @@ from torch import nn
 from causal_prune.comparison.outcome import ArmResult, Outcome, Stages
 from causal_prune.comparison.rivals import Rival
 from causal_prune.compensation import Repair, reestimate, repair
-from causal_prune.data import Data, Images, loader
+from causal_prune.data import Data, Images, loader, loader_of_views
 from causal_prune.fine_tuning import Tuning, fine_tune
 from causal_prune.measure import Measured, count_cost, evaluate
 from causal_prune.network.running import Inputs
@@ -35,6 +35,7 @@ class Recipe:
         seed: Of the repair and the fine-tuning.
         device: Where to compute.
         form: Of the ONNX files.
+        views: Of every calibration image, in the repair.
     """
 
     dense: nn.Module
@@ -46,6 +47,7 @@ class Recipe:
     seed: int = 0
     device: str = "cpu"
     form: OnnxForm = field(default_factory=OnnxForm)
+    views: int = 1
 
 
 def pruned(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
@@ -83,8 +85,9 @@ def run_arm(
     repaired = repair(
         after_cut,
         recipe.dense,
-        loader(recipe.data.calibration),
+        loader_of_views(recipe.data.calibration, recipe.views),
         recipe.repair,
+        views=recipe.views,
         device=recipe.device,
         seed=recipe.seed,
         label=f"{label}: compensate",
@@ -125,8 +128,9 @@ def normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") ->
     """
     if recipe.repair.compensation == "none":
         return network
-    calibration = loader(recipe.data.calibration)
-    return reestimate(network, recipe.dense, calibration, device=recipe.device, label=label)
+    return reestimate(
+        network, recipe.dense, loader(recipe.data.calibration), device=recipe.device, label=label
+    )
 
 
 def measured(

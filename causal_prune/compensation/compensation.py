@@ -63,6 +63,7 @@ def compensate(
     device: str | torch.device = "cpu",
     label: str = "compensate",
     plan: PruningPlan | None = None,
+    views: int = 1,
 ) -> nn.Module:
     """Repair a cut network without labels, so that its layers compute again what the dense network computed.
 
@@ -109,6 +110,7 @@ def compensate(
         device: Where to compute.
         label: What the progress bar is called.
         plan: What was cut, where `pruned` does not know it.
+        views: So many rows of a batch after each other are views of one image; all make a fit or all judge it.
 
     Returns:
         A copy of `pruned`, on its device and in its modes, with the same names and shapes of parameters.
@@ -138,7 +140,9 @@ def compensate(
     if method not in REPAIRS:
         raise InputError(f"compensate: method {method!r} is unknown: use one of {', '.join(REPAIRS)}")
     options = Repair(compensation=method, max_memory=max_memory)
-    return repair(pruned, dense, calibration, options, seed=seed, device=device, label=label, plan=plan).model
+    return repair(
+        pruned, dense, calibration, options, seed=seed, device=device, label=label, plan=plan, views=views
+    ).model
 
 
 @undisturbed
@@ -152,6 +156,7 @@ def repair(
     device: str | torch.device = "cpu",
     label: str = "compensate",
     plan: PruningPlan | None = None,
+    views: int = 1,
 ) -> Compensated:
     """Like `compensate`, and tell what became of every layer.
 
@@ -164,6 +169,7 @@ def repair(
         device: Where to compute.
         label: What the progress bar is called.
         plan: What was cut, where `pruned` does not know it.
+        views: So many rows of a batch after each other are views of one image.
 
     Returns:
         The repaired network, and one entry per layer where least squares were used.
@@ -179,21 +185,22 @@ def repair(
     stages = stages_of(pruned) if plan is None else (*plan.earlier, Stage(plan.cuts))
     cuts = _known_cuts(pruned, dense, stages) if stages or method == "least_squares" else Cuts({}, {})
     if method == "batchnorm":
-        if not normalisations(pruned):
-            warn(
-                "compensate: the network has no batch norm with running statistics, so that "
-                "method='batchnorm' changes nothing"
-            )
-        again = reestimate(pruned, reference, calibration, device=device, label=label)
+        again = _norms_alone(pruned, reference, calibration, device, label)
         return Compensated(with_inner(copied(wrapped), again), ())
     reference.to(device).eval()
     with seeded(seed, device), torch.no_grad():
-        batches: list[Any] = [inputs for _, inputs in numbered(pruned, calibration, device)]
-    if not batches:
-        raise InputError("compensate: calibration has no batch: give at least 2 images")
+        batches = _batches(pruned, calibration, device, views)
     limit = allowed_memory(options.max_memory, torch.device(device))
     squares = partial(
-        _least_squares, pruned, dense, cuts, seed=seed, max_memory=limit, device=device, label=label
+        _least_squares,
+        pruned,
+        dense,
+        cuts,
+        seed=seed,
+        max_memory=limit,
+        device=device,
+        label=label,
+        views=views,
     )
     if not cuts.layers and not cuts.parameters:  # nothing was lost
         again, layers = squares(batches)
@@ -202,9 +209,32 @@ def repair(
     def statistics(inputs: list[Any]) -> nn.Module:
         return reestimate(pruned, reference, [(each,) for each in inputs], device=device, label=label)
 
-    again, layers, verdict = _best(pruned, reference, batches, squares, statistics, device)
+    again, layers, verdict = _best(pruned, reference, batches, squares, statistics, device, views)
     again.to(device_of(pruned))
     return Compensated(with_inner(copied(wrapped), again), tuple(layers), verdict)
+
+
+def _norms_alone(
+    pruned: nn.Module, dense: nn.Module, calibration: Iterable[Any], device: str | torch.device, label: str
+) -> nn.Module:
+    if not normalisations(pruned):
+        warn(
+            "compensate: the network has no batch norm with running statistics, so that "
+            "method='batchnorm' changes nothing"
+        )
+    return reestimate(pruned, dense, calibration, device=device, label=label)
+
+
+def _batches(
+    pruned: nn.Module, calibration: Iterable[Any], device: str | torch.device, views: int
+) -> list[Any]:
+    batches: list[Any] = [inputs for _, inputs in numbered(pruned, calibration, device)]
+    if not batches:
+        raise InputError("compensate: calibration has no batch: give at least 2 images")
+    parted = next((batch_size(batch) for batch in batches if batch_size(batch) % views), None)
+    if parted is not None:
+        raise InputError(f"compensate: {parted} rows of a batch are no whole images of {views} views")
+    return batches
 
 
 Fitted: TypeAlias = tuple[nn.Module, list[LayerRepair]]
@@ -217,11 +247,12 @@ def _best(
     squares: Callable[[list[Any]], Fitted],
     statistics: Callable[[list[Any]], nn.Module],
     device: str | torch.device,
+    views: int,
 ) -> tuple[nn.Module, list[LayerRepair], Verdict | None]:
     """The network as cut, with its statistics re-estimated or refitted: what is nearest to the dense one."""
     with torch.no_grad(), seeded(0, device):
-        parts = splits(batches, rows_together(dense, batches[0]))
-    images = sum(batch_size(batch) for batch in batches)
+        parts = splits(batches, rows_together(dense, batches[0], views))
+    images = sum(batch_size(batch) for batch in batches) // views
     norms = bool(normalisations(pruned))
     if not parts or (norms and images < TRUSTED):
         instead = "batch norms are re-estimated instead" if norms else "the network is left as it was cut"
@@ -265,13 +296,23 @@ def _least_squares(
     max_memory: int,
     device: str | torch.device,
     label: str,
+    views: int = 1,
 ) -> Fitted:
     repaired, reference = copied(pruned).to(device).eval(), copied(dense).to(device).eval()
     for module in list(reference.modules()):
         if isinstance(module, MIXING):
             take_off(module)
     with seeded(seed, device), torch.no_grad(), without_weight_norm(repaired):
-        layers = walk(repaired, reference, cuts, batches, seed=seed, max_memory=max_memory, label=label)
+        layers = walk(
+            repaired,
+            reference,
+            cuts,
+            batches,
+            seed=seed,
+            max_memory=max_memory,
+            label=label,
+            views=views,
+        )
     for copy, original in zip(repaired.modules(), pruned.modules(), strict=True):
         copy.training = original.training
     remarks = [f"{layer.layer}: {layer.remark}" for layer in layers if layer.remark]

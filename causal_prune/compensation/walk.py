@@ -34,6 +34,7 @@ def walk(
     seed: int,
     max_memory: int,
     label: str,
+    views: int = 1,
 ) -> list[LayerRepair]:
     """Repair the layers of a cut network one after the other.
 
@@ -45,11 +46,12 @@ def walk(
         seed: Of the places that are drawn.
         max_memory: Bytes for the activations that live at once, and for the matrices of one layer.
         label: What the progress bar is called.
+        views: So many rows after each other are views of one image.
 
     Returns:
         What became of every layer, in order of execution.
     """
-    together = rows_together(dense, batches[0])
+    together = rows_together(dense, batches[0], views)
     paths = _common_paths(pruned, dense, batches[0], together)
     repairer = Repairer(pruned, dense, cuts, paths, seed=seed, max_memory=max_memory)
     with ExitStack() as stack:

@@ -10,3 +10,5 @@ from .data import paired as paired
 from .data import with_pairs as with_pairs
 from .regression import regression_task as regression_task
 from .task import Task as Task
+from .views import loader_of_views as loader_of_views
+from .views import views_unasked as views_unasked

@@ -86,6 +86,7 @@ class Data:
         name: What the data are and how they were split, for the report.
         calibration_source: Where the calibration images come from, for the report.
         task: What the labels are, and what is asked of a network.
+        harmless_views: Whether mirror images and zoomed crops show what the images show (see `Views`).
     """
 
     train: Images
@@ -96,6 +97,7 @@ class Data:
     name: str
     calibration_source: str
     task: Task = STANDARD_TASK
+    harmless_views: bool = False
 
     @property
     def split(self) -> dict[str, int]:

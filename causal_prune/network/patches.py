@@ -61,7 +61,9 @@ def _sample(extent: tuple[int, ...], limit: int) -> Tensor:
     return torch.tensor(sorted(chosen))
 
 
-def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: int) -> Iterator[Tensor]:
+def rows_read(
+    module: nn.Module, source: Tensor, extent: Sequence[int], taps: int, together: int = 1
+) -> Iterator[Tensor]:
     """What a layer multiplies its weight with at the positions that are read.
 
     Args:
@@ -70,6 +72,7 @@ def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: in
         extent: Size of the layer's output along each axis of space; for a linear layer of the axes between the first
             and the last.
         taps: Elements of the kernel; for a linear layer the number of consecutive features that count as one channel.
+        together: A chunk holds whole groups of so many images after each other.
 
     Yields:
         Chunks of shape (groups, rows, taps, channels of a group) in float64, free to be overwritten.
@@ -79,7 +82,7 @@ def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: in
     if isinstance(module, nn.Linear):
         index = positions_read(extent, source.shape[-1]).to(device)
         tokens = source.reshape(source.shape[0] if source.dim() > 1 else 1, -1, source.shape[-1])
-        for images in tokens.split(images_at_once(len(index) * source.shape[-1], source.shape[-1])):
+        for images in tokens.split(images_at_once(len(index) * source.shape[-1], source.shape[-1], together)):
             rows = images.index_select(1, index).to(torch.float64, copy=True)
             yield rows.reshape(1, -1, source.shape[-1] // taps, taps).transpose(2, 3)
         return
@@ -88,7 +91,8 @@ def rows_read(module: nn.Module, source: Tensor, extent: Sequence[int], taps: in
     groups, channels = int(module.groups), source.shape[1]  # type: ignore[arg-type]
     patch = channels * taps // groups
     index = _pixels(module, tuple(source.shape[2:]), tuple(extent), patch).to(device)
-    for images in source.split(images_at_once(max(index.numel(), prod(source.shape[2:])) * channels, patch)):
+    numbers = max(index.numel(), prod(source.shape[2:])) * channels
+    for images in source.split(images_at_once(numbers, patch, together)):
         pixels = padded(module, images, extent).flatten(2).transpose(1, 2).contiguous()
         # float64 only now: of a large map most pixels are not read
         rows = pixels.index_select(1, index).to(torch.float64, copy=True)
@@ -113,18 +117,19 @@ def rows_of_an_image(module: nn.Module, source: Tensor, extent: Sequence[int]) -
     return len(positions_read(extent, channels * prod(kernel) // int(module.groups)))  # type: ignore[arg-type]
 
 
-def images_at_once(numbers: int, patch: int = 1) -> int:
+def images_at_once(numbers: int, patch: int = 1, together: int = 1) -> int:
     """Images of which rows are made in one chunk.
 
     Args:
         numbers: Numbers that are made of one image, in float64.
         patch: Numbers that one row holds.
+        together: Images of a group.
 
     Returns:
-        At least 1.
+        Whole groups, at least one.
     """
     chunk = min(max(CHUNK_BYTES, 8 * patch**2), LARGEST_CHUNK_BYTES)
-    return max(1, chunk // (8 * max(numbers, 1)))
+    return together * max(1, chunk // (8 * max(numbers, 1) * together))
 
 
 def _pixels(module: Any, shape: tuple[int, ...], extent: tuple[int, ...], patch: int) -> Tensor:

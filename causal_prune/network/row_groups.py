@@ -1,6 +1,7 @@
 """Which rows of a batch belong together: frames of one clip, tokens or crops of one image."""
 
 from collections.abc import Mapping
+from math import lcm
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ ALIKE = 1e-3
 """Kernels of different batch sizes round differently."""
 
 
-def rows_together(model: nn.Module, inputs: Any) -> int:
+def rows_together(model: nn.Module, inputs: Any, views: int = 1) -> int:
     """How many rows of a batch must stay together for a network to compute of them what it computes of the whole.
 
     The first rows are run alone, and with as many more: where they return the same, they need no others.
@@ -22,6 +23,7 @@ def rows_together(model: nn.Module, inputs: Any) -> int:
     Args:
         model: In eval mode; it is run.
         inputs: One batch.
+        views: So many rows after each other are views of one image, and stay together, too.
 
     Returns:
         The smallest such number that divides the batch; 1 for a network that treats its images one by one. The whole
@@ -31,7 +33,7 @@ def rows_together(model: nn.Module, inputs: Any) -> int:
     """
     size = batch_size(inputs)
     if size <= 1 or isinstance(inputs, ImageList):
-        return 1
+        return views
     with torch.no_grad(), seeded(0, device_of(model)):
         for rows in (count for count in range(1, size // 2 + 1) if size % count == 0):
             try:
@@ -40,8 +42,8 @@ def rows_together(model: nn.Module, inputs: Any) -> int:
             except Exception:  # noqa: BLE001 - what a network raises for too few rows has no common base
                 continue
             if alone and len(alone) == len(more) and all(map(_begins, more, alone)):
-                return rows
-    return size
+                return lcm(rows, views)
+    return lcm(size, views)
 
 
 def _begins(whole: Tensor, part: Tensor) -> bool:

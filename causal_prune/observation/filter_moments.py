@@ -65,7 +65,12 @@ class FilterMoments:
 
 @undisturbed
 def observe(
-    model: nn.Module, graph: FilterGraph, calibration: Iterable[Any], *, max_memory: int | None = None
+    model: nn.Module,
+    graph: FilterGraph,
+    calibration: Iterable[Any],
+    *,
+    max_memory: int | None = None,
+    views: int = 1,
 ) -> FilterMoments:
     """Run the calibration images through a network once and accumulate what the scores need.
 
@@ -78,6 +83,8 @@ def observe(
         calibration: Batches: tensors, mappings of tensors, or tuples (inputs, labels); labels are not used.
         max_memory: Bytes that the moments may take in each process. Where they would take more, the layers with the
             longest patches are read as channels (see `layer_reads`), with a warning. Default: half of what is free.
+        views: So many rows of a batch after each other are views of one image: no independent samples (see
+            `SamplingNoise`).
 
     Returns:
         The moments, in float64 on the CPU.
@@ -91,7 +98,7 @@ def observe(
         patch by patch per consumer, whatever the number of images.
     """
     limit = smallest(allowed_memory(max_memory, device_of(model)))
-    collector = _Collector(copied(model).eval(), graph, limit)
+    collector = _Collector(copied(model).eval(), graph, limit, views)
     for note in collector.notes:
         warn(note)
     error: Exception | None = None
@@ -108,7 +115,8 @@ def observe(
 class _Collector:
     """Hooks of one `observe` call and what they have gathered."""
 
-    def __init__(self, model: nn.Module, graph: FilterGraph, limit: int) -> None:
+    def __init__(self, model: nn.Module, graph: FilterGraph, limit: int, views: int) -> None:
+        self.views = views
         self.model = model
         self.graph = graph
         self.modules = dict(model.named_modules())
@@ -136,6 +144,10 @@ class _Collector:
             for batch in track(calibration, "observe", count=_size):
                 inputs = inputs_for(self.model, batch)
                 size = batch_size(inputs)
+                if size % self.views:
+                    raise InputError(
+                        f"observe: {size} rows of batch {self.batch} are no whole images of {self.views} views"
+                    )
                 if size:  # statistics of an empty batch are NaN
                     self.follow(inputs)
                     self.end_norms(inputs, size)
@@ -179,8 +191,8 @@ class _Collector:
             if name in self.reads:
                 extent = out.shape[1:-1] if isinstance(module, nn.Linear) else out.shape[channel + 1 :]
                 reading = self.reads[name]
-                each = rows_of_an_image(module, source, extent)
-                for rows in rows_read(module, source, extent, reading.taps):
+                each = rows_of_an_image(module, source, extent) * self.views
+                for rows in rows_read(module, source, extent, reading.taps, self.views):
                     reading.add(rows, each)
                 self.flow.written(name, out, channel)
 

@@ -9,19 +9,22 @@ from causal_prune.pipeline.options import Options
 from causal_prune.pipeline.steps import Chosen
 
 
-def notes(data: Data, options: Options, chosen: Chosen) -> Iterator[str]:
+def notes(data: Data, options: Options, chosen: Chosen, views: int = 1) -> Iterator[str]:
     """What a reader should know of the choice.
 
     Args:
         data: The images.
         options: What was asked for.
         chosen: What is known of the network.
+        views: Of every calibration image.
 
     Yields:
         Sentences.
     """
     graph, block = chosen.graph, alignment(options.align)
     yield f"calibration: {data.calibration_source}"
+    if views > 1:
+        yield f"the repair had {views} views of each image: itself, and zoomed crops, half of them mirrored"
     if block > 1:
         yield f"widths are multiples of up to {block}, the block of ONNX Runtime's convolutions here"
     if options.importance == "documented":

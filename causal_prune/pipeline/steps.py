@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from causal_prune.comparison import Recipe
 from causal_prune.compensation import Repair
-from causal_prune.data import Data, held_out, loader, with_pairs
+from causal_prune.data import Data, held_out, loader, views_unasked, with_pairs
 from causal_prune.errors import CausalPruneError
 from causal_prune.fine_tuning import Tuning
 from causal_prune.importance import FilterScores, score
@@ -71,6 +71,7 @@ def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
         data=data,
         example=example,
         form=form,
+        views=options.views or views_unasked(data.split["calibration"], harmless=data.harmless_views),
         repair=options.part(Repair),
         tuning=options.part(Tuning),
         mode=options.mode,

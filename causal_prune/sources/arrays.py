@@ -31,6 +31,8 @@ VALIDATION_ARRAYS = ("val_images", "val_labels")
 DEPTHS: dict[str, float] = {"uint8": WHITE, "uint16": DEEP_WHITE}
 """Types of pixels, and what becomes 1."""
 # These share one interface: (root, train, download) in, `data`, `targets` and `classes` out.
+MIRRORED = ("CIFAR10", "CIFAR100")
+"""Of these, mirror images and zoomed crops show what the images show."""
 TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST")
 DIGITS_TEST_SHARE = 0.2
 DIGITS_VALIDATION_SHARE = 0.15
@@ -171,7 +173,8 @@ def read_torchvision(place: str, *, name: str, form_of: FormOf, within: Path | N
         arrays[f"{split}_images"] = np.asarray(part.data)
         arrays[f"{split}_labels"] = np.asarray(part.targets)
         classes = tuple(part.classes)
-    return _splits(arrays, classes, place=root, name=name, form_of=form_of)
+    found = _splits(arrays, classes, place=root, name=name, form_of=form_of)
+    return replace(found, harmless_views=kind in MIRRORED)
 
 
 def _splits(

@@ -53,9 +53,10 @@ def read_image_folder(folder: Path, *, name: str, form_of: FormOf, converted: bo
     stored = _check_images(folder, [path for split in splits for path, _ in files[split]], converted)
     parts = {split: _labelled(files[split], form_of(stored)) for split in splits}
     if "test" in parts:
-        return Splits(parts["train"], parts["val"], parts["test"], classes, name)
+        return Splits(parts["train"], parts["val"], parts["test"], classes, name, harmless_views=True)
     train, validation = split_validation(parts["train"], classes)
-    return Splits(train, validation, parts["val"], classes, f"{name} (test: val/; {CUT_FROM_TRAINING})")
+    told = f"{name} (test: val/; {CUT_FROM_TRAINING})"
+    return Splits(train, validation, parts["val"], classes, told, harmless_views=True)
 
 
 def _check_same_classes(folder: Path, classes: tuple[str, ...], split: str) -> None:

@@ -54,6 +54,7 @@ class Splits:
         classes: Names of the classes.
         name: What the data are and how they were split.
         task: What the labels are.
+        harmless_views: Whether mirror images and zoomed crops show what the images show.
     """
 
     train: LabelledSet
@@ -62,6 +63,7 @@ class Splits:
     classes: tuple[str, ...]
     name: str
     task: Task = STANDARD_TASK
+    harmless_views: bool = False
 
 
 def labelled_set(images: Images, labels: Labels) -> LabelledSet:
@@ -184,4 +186,5 @@ def with_calibration(splits: Splits, *, calibration_images: int, seed: int) -> D
         name=splits.name,
         calibration_source=source,
         task=splits.task,
+        harmless_views=splits.harmless_views,
     )

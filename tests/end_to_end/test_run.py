@@ -182,7 +182,7 @@ def test_the_memory_limit_reaches_the_statistics_and_the_repair(
         monkeypatch.setattr(module, verb, noted)
 
     for room in READERS:
-        note(room, "observe", lambda *args, max_memory: max_memory)
+        note(room, "observe", lambda *args, max_memory, **_: max_memory)
     note("comparison.arms", "repair", lambda pruned, dense, images, repair, **_: repair.max_memory)
     assert cli(*short, "--max-memory", "1GB", "--dry-run").code == 0
     assert given == [("pipeline.steps", 10**9)]

@@ -16,6 +16,7 @@ SHOWN = {
     "model": "a small residual CNN, trained on the spot", "data": "digits", "calibration_images": "2048",
     "keep_macs": "0.5", "align": "auto", "importance": "structural", "mode": "remove",
     "parents": "chain with --mode zero, else graph", "max_memory": "half of what is free", "lr": "0.01",
+    "views": "up to 4 where the data say that they are harmless and images are few, else 1",
     "epochs": "3 for the embedded model, else 0", "arms": "causal,random,magnitude", "random_seeds": "5",
     "seed": "0", "threads": "1", "device": "cpu", "out": "export/<model>",
 }  # fmt: skip
@@ -87,7 +88,15 @@ def test_a_flag_has_the_help_the_default_and_the_panel_of_its_option(name: str) 
 
 
 def test_defaults_that_are_shown_are_those_that_are_taken() -> None:
-    told = ("model", "keep_macs", "parents", "max_memory", "epochs", "out")  # in words, or by another part
+    told = (
+        "model",
+        "keep_macs",
+        "parents",
+        "max_memory",
+        "views",
+        "epochs",
+        "out",
+    )  # in words, or by another part
     for name, text in SHOWN.items():
         if name not in told:
             key = flag_of(RunSettings, name).name

@@ -13,6 +13,7 @@ from causal_prune.compensation import walk as room
 from causal_prune.compensation.compensation import _known_cuts, _least_squares, repair
 from causal_prune.compensation.layer_repair import Repairer
 from causal_prune.compensation.options import Repair
+from causal_prune.errors import InputError
 from causal_prune.surgery import stages_of
 from tests.unit.drawn_weights import drawn
 
@@ -132,10 +133,49 @@ def test_where_memory_is_short_to_the_end_it_is_said_how_many_took_part() -> Non
     images = noise(96)
     small = halved(net, images)
     limit = Repair(max_memory=room.LIVING * 12 * 20 * 20 * 4 * 24)
-    with pytest.warns(UserWarning) as seen:
+    with pytest.warns(
+        UserWarning, match="of 24 of 96 calibration images at the first layers: the others are not"
+    ):
         repair(small, net, list(images.split(8)), limit)
-    told = [str(each.message) for each in seen]
-    assert any(
-        "hold the activations of 24 of 96 calibration images at the first layers: the others are not" in each
-        for each in told
-    ), told
+
+
+def test_all_views_of_an_image_make_the_fit_or_judge_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = drawn(Narrowing()).eval()
+    images = noise(40)
+    small = halved(net, images)
+    marked = torch.stack(
+        [image.clone().index_fill_(0, torch.tensor(0), float(k)) for k, image in enumerate(images)]
+    )
+    rows = marked.repeat_interleave(3, dim=0)
+    parts: list[tuple[list[float], bool]] = []
+    meet = Repairer.meet
+
+    def seen(self: Repairer, pairs: Any) -> Any:
+        if pairs[0].pruned.stop.layer == "stem":
+            parts.extend((pair.pruned.stop.source[:, 0, 0, 0].tolist(), pair.held_out) for pair in pairs)
+        return meet(self, pairs)
+
+    monkeypatch.setattr(Repairer, "meet", seen)
+    cp.compensate(small, net, list(rows.split(30)), views=3)
+    # one walk after the other: the guard's folds, then the last one with all images
+    last: list[tuple[list[float], bool]] = []
+    total = 0
+    for marks, held in reversed(parts):
+        last.append((marks, held))
+        total += len(marks)
+        if total == 120:
+            break
+    fitting = {mark for marks, held in last if not held for mark in marks}
+    judging = {mark for marks, held in last if held for mark in marks}
+    assert not fitting & judging
+    assert fitting | judging == set(map(float, range(40)))
+
+
+def test_rows_that_are_no_whole_images_are_refused() -> None:
+    net = drawn(Narrowing()).eval()
+    images = noise(40)
+    small = halved(net, images)
+    with pytest.raises(InputError, match="7 rows of a batch are no whole images of 2 views"):
+        cp.compensate(small, net, [images[:8], images[:7]], views=2)
+    with pytest.raises(InputError, match="7 rows of batch 2 are no whole images of 2 views"):
+        cp.observe(net, cp.trace(net, images[:2]), [images[:8], images[:7]], views=2)
