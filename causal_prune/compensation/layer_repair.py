@@ -15,9 +15,9 @@ from causal_prune.compensation.layer_targets import Judge, Wanted
 from causal_prune.compensation.lockstep import LayerStop, Pair, Stop, SumStop
 from causal_prune.compensation.output_paths import OutputPaths
 from causal_prune.compensation.rectified_refit import inverse
-from causal_prune.compensation.series import is_plain, series_in
+from causal_prune.compensation.series import series_in
 from causal_prune.errors import InputError
-from causal_prune.network.layer_twins import makes_its_weight
+from causal_prune.network.layer_twins import linear_in_its_weight, makes_its_weight
 from causal_prune.surgery import Cuts
 
 ROUNDING = 1e-5
@@ -84,7 +84,7 @@ class Repairer:
         plain = [
             name
             for name in paths.calls.keys() - paths.given_more
-            if name not in self.tied and is_plain(self.modules[name])
+            if name not in self.tied and linear_in_its_weight(self.modules[name])
         ]
         self.series = series_in(paths.feeders, paths.rectified, {name: self._layer(name) for name in plain})
         self.sources: dict[str, Sequence[Source]] = {}

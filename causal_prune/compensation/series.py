@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from causal_prune.compensation.cut_layer import CutLayer
 from causal_prune.compensation.output_paths import Bounds
@@ -41,22 +41,6 @@ class Series:
     def unknowns(self) -> int:
         """Number of weights of all layers."""
         return sum(layer.weight.numel() for layer in self.layers)
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether a layer computes what torch's layer of its kind does, linearly in a weight of its own.
-
-    Args:
-        module: A convolution or linear layer.
-
-    Returns:
-        False for classes derived from it, forwards that were put in its place, and weights that are computed.
-    """
-    return (
-        type(module).__module__.startswith("torch.nn.modules.")
-        and "forward" not in vars(module)
-        and set(module._parameters) == {"weight", "bias"}
-    )
 
 
 def series_in(

@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causal_prune.network.layer_kinds import MIXING, computes_what_its_type_says
+from causal_prune.network.layer_matrices import matrix_of, rows
 
 ALIKE = 1e-5
 _PRODUCTS = ("convolution", "_convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "matmul")
@@ -68,6 +69,42 @@ def makes_its_weight(module: nn.Module) -> bool:
         return False
     used = weight_in_use(module)
     return used is not None and used is not module.weight
+
+
+def linear_in_its_weight(module: nn.Module) -> bool:
+    """Whether a layer's output is its bias and what `rows` reads times its weight, whatever the weight is.
+
+    Args:
+        module: A convolution or linear layer, or a subclass of one, such as a convolution that pads by itself.
+
+    Returns:
+        True for the layers of torch; False where the forward makes another weight, does not run on a small random
+        input, belongs to the object alone, or the layer has further parameters.
+
+    Cost: nothing for the types of torch; a few runs of the layer on a small input for subclasses.
+    """
+    if "forward" in vars(module) or set(module._parameters) != {"weight", "bias"}:
+        return False
+    if type(module).__module__.startswith("torch.nn.modules."):
+        return True
+    probe = _bare(module) if isinstance(module, MIXING) and not makes_its_weight(module) else None
+    source = None if probe is None else _random_input(module)
+    if probe is None or source is None:
+        return False
+    weight, bias = cast(Tensor, probe.weight), cast(Tensor | None, probe.bias)
+    other = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).to(weight)
+    try:
+        with torch.no_grad():
+            for each in (weight.clone(), other):
+                weight.copy_(each)
+                matrix = matrix_of(probe, each)
+                constant = 0 if bias is None else bias.reshape(len(matrix), 1, -1)
+                for patches, (found,) in rows(probe, source, [probe(source)], None):
+                    if not _alike(found, patches @ matrix.mT + constant):
+                        return False
+    except Exception:  # noqa: BLE001 - a forward that does not run like this is none of a plain layer
+        return False
+    return True
 
 
 def bake(module: nn.Module, used: Tensor) -> None:

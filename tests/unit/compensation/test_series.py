@@ -6,13 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from causal_prune.compensation.cut_layer import CutLayer
-from causal_prune.compensation.series import is_plain, series_in
+from causal_prune.compensation.series import series_in
 from causal_prune.surgery.cuts import LayerCut
 from tests.unit.compensation.cut_nets import INFINITE, bottleneck, images, series_of
-from tests.unit.own_padding import SameConv2d
 
 
 def test_the_last_layer_reads_what_comes_through_norms_and_rectifiers() -> None:
@@ -38,35 +36,6 @@ def test_every_rectifier_has_bounds_of_its_own_and_no_hook_runs() -> None:
         expected = F.linear(x, first.weight, first.bias).clamp_min(-0.1)
         expected = F.linear(expected, second.weight, second.bias).clamp(-0.2, 0.3)
         torch.testing.assert_close(series.read_by_last(x), expected)
-
-
-def with_a_gain() -> nn.Module:
-    layer = nn.Linear(2, 3)
-    layer.register_parameter("gain", nn.Parameter(torch.ones(1)))
-    return layer
-
-
-def with_another_forward() -> nn.Module:
-    layer = nn.Conv2d(2, 3, 1)
-    vars(layer)["forward"] = lambda x: x
-    return layer
-
-
-@pytest.mark.parametrize(
-    ("layer", "plain"),
-    [
-        (nn.Conv2d(2, 3, 1), True),
-        (nn.Conv1d(2, 3, 1, bias=False), True),
-        (nn.ConvTranspose3d(2, 3, 1), True),
-        (nn.Linear(2, 3), True),
-        (SameConv2d(2, 3, 1), False),
-        (with_a_gain(), False),
-        (with_another_forward(), False),
-        (weight_norm(nn.Linear(2, 3)), False),
-    ],
-)
-def test_what_a_plain_layer_is(layer: nn.Module, plain: bool) -> None:
-    assert is_plain(layer) is plain
 
 
 def chain(kinds: str) -> dict[str, CutLayer]:

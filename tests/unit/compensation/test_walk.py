@@ -16,6 +16,7 @@ from causal_prune.compensation.options import Repair
 from causal_prune.errors import InputError
 from causal_prune.surgery import stages_of
 from tests.unit.drawn_weights import drawn
+from tests.unit.own_padding import SameConv2d
 
 
 class Narrowing(nn.Module):
@@ -179,3 +180,16 @@ def test_rows_that_are_no_whole_images_are_refused() -> None:
         cp.compensate(small, net, [images[:8], images[:7]], views=2)
     with pytest.raises(InputError, match="7 rows of batch 2 are no whole images of 2 views"):
         cp.observe(net, cp.trace(net, images[:2]), [images[:8], images[:7]], views=2)
+
+
+def test_convolutions_that_pad_by_themselves_are_refitted_together() -> None:
+    net = drawn(
+        nn.Sequential(
+            SameConv2d(3, 12, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU(), SameConv2d(12, 12, 3, groups=12, stride=2),
+            nn.ReLU6(), SameConv2d(12, 8, 1), nn.ReLU(), SameConv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, 5),
+        )
+    ).eval()  # fmt: skip
+    images = noise(256)
+    found = repair(halved(net, images), net, list(images.split(64)))
+    assert any(layer.together for layer in found.layers)

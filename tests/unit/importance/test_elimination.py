@@ -1,5 +1,7 @@
 """Closed forms against equations that are fitted again from scratch after every removal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +179,51 @@ def test_large_groups_lose_several_units_a_step_with_exact_residuals(monkeypatch
 def test_nobody_reads_the_group() -> None:
     order, lost = eliminate([], 4)
     assert sorted(order.tolist()) == [0, 1, 2, 3] and lost.shape == (0, 5)
+
+
+def shrunk(seed: int, *, rows: int, units: int = 12, own: int = 3, others: int = 6) -> Equations:
+    """Equations over inputs of which few rows were seen, some of them constant; between channels shrunk by a fifth."""
+    inputs = units * own + others
+    seen = torch.randn(rows, 4, generator=generator(seed), dtype=torch.float64)
+    mixing = torch.randn(4, inputs, generator=generator(seed + 1), dtype=torch.float64)
+    x = seen @ mixing + 0.3 * torch.randn(rows, inputs, generator=generator(seed + 2), dtype=torch.float64)
+    x[:, 1] = 2.0
+    x = x - x.mean(dim=0)
+    covariance = x.T @ x / rows
+    blocks = torch.block_diag(*[covariance[k : k + own, k : k + own] for k in range(0, inputs, own)])
+    covariance = 0.8 * covariance + 0.2 * blocks
+    weight = torch.randn(1, 5, inputs, generator=generator(seed + 3), dtype=torch.float64)
+    order = torch.randperm(inputs // own, generator=generator(seed + 4))[:units]
+    owned = (order[:, None] * own + torch.arange(own)).unsqueeze(0)
+    return Equations(weight, covariance[None], owned, shrinkage=0.2, own=own, rank=rows)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 9])
+def test_few_rows_are_inverted_by_their_factors_to_the_same_equations(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = shrunk(rows, rows=rows)
+    thin = []
+    original = elimination._thin_inverse
+    monkeypatch.setattr(elimination, "_thin_inverse", lambda *given: thin.append(1) or original(*given))
+    order, lost = eliminate([each], 12)
+    assert thin
+    whole_order, whole_lost = eliminate([replace(each, rank=None)], 12)
+    assert len(thin) == 1
+    assert torch.equal(order, whole_order)
+    torch.testing.assert_close(lost, whole_lost, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("height", [1, 3, 7, 1000])
+@pytest.mark.parametrize("keep", [0.0, 0.8, 1.0])
+def test_it_makes_no_difference_how_many_steps_wait(
+    height: int, keep: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = equations(3, blocks=2, units=7)
+    second, _ = some(equations(8, units=7), [1, 2, 5])
+    wanted = eliminate([first, second], 7)
+    monkeypatch.setattr(elimination, "ROWS_AT_ONCE", height)
+    monkeypatch.setattr(elimination, "COMPACT", keep)
+    order, lost = eliminate([first, second], 7)
+    assert torch.equal(order, wanted[0])
+    torch.testing.assert_close(lost, wanted[1], rtol=1e-9, atol=1e-12)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
-from causal_prune.network.layer_twins import bake, makes_its_weight, weight_in_use
+from causal_prune.network.layer_twins import bake, linear_in_its_weight, makes_its_weight, weight_in_use
+from tests.unit.own_padding import SameConv2d
 from tests.zoo.others import ByBatchNorm, GainedLinear, InProduct, OwnLinear, Standardised
 
 
@@ -95,3 +97,41 @@ def test_a_weight_that_is_made_filter_by_filter_is_found_and_baked(
 )
 def test_what_computes_something_else_is_no_twin(make: Callable[[], nn.Module]) -> None:
     assert weight_in_use(make()) is None and not makes_its_weight(make())
+
+
+def with_a_gain() -> nn.Module:
+    layer = nn.Linear(2, 3)
+    layer.register_parameter("gain", nn.Parameter(torch.ones(1)))
+    return layer
+
+
+def with_another_forward() -> nn.Module:
+    layer = nn.Conv2d(2, 3, 1)
+    vars(layer)["forward"] = lambda x: x
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "linear"),
+    [
+        (nn.Conv2d(2, 3, 1), True),
+        (nn.Conv1d(2, 3, 1, bias=False), True),
+        (nn.ConvTranspose3d(2, 3, 1), True),
+        (nn.Linear(2, 3), True),
+        (SameConv2d(2, 3, 3, stride=2), True),
+        (SameConv2d(4, 6, 3, groups=2, bias=False), True),
+        (SamePadding(2, 3, 3, stride=2), True),
+        (SamePadding(2, 3, 3), False),
+        (Centred(2, 3, 3), False),
+        (Active(2, 3), False),
+        (Failing(2, 3), False),
+        (Standardised(2, 3, 3), False),
+        (with_a_gain(), False),
+        (with_another_forward(), False),
+        (weight_norm(nn.Linear(2, 3)), False),
+    ],
+)
+def test_which_layers_are_linear_in_their_weight(layer: nn.Module, linear: bool) -> None:
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert linear_in_its_weight(layer) is linear
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
