@@ -61,7 +61,7 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
     """
     options = _options(settings, "")
     chosen = choose(recipe_of(*_dense(settings, Path.cwd()), options), options)
-    return chosen.plan.target, layer_entries(chosen.graph, chosen.plan)
+    return chosen.plan.target, layer_entries(chosen.graph, chosen.plan, chosen.moments)
 
 
 def inspect_job(settings: RunSettings) -> FilterGraph:

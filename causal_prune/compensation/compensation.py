@@ -101,12 +101,13 @@ def compensate(
         pruned: The cut network, from `remove`, `zero` or `load`, which record what was cut; not changed.
         dense: The network that it was cut from, or any that this one was cut from before; not changed.
         calibration: Batches, each a tensor or (inputs, labels), inputs a tensor, a tuple or a mapping; labels are
-            not used. All images go through both networks side by side and live at the same time.
+            not used. All images go through both networks side by side, from layer to layer.
         method: "least_squares", "batchnorm", or "none" for a plain copy.
         seed: Of the places at which convolutions with many are sampled.
-        max_memory: Bytes for the activations that live at once, and for the matrices of one layer; None for half of
-            what is free. Where it is short, fewer images are used, or channels are mixed alike at all kernel
-            elements; a warning says so.
+        max_memory: Bytes that the repair may take; None for half of what is free. Half of it is for the images on their
+            way: ten tensors of the widest layer *ahead* for each. Where that is too little for all, some wait, and join
+            deeper in the network, where maps are small; a warning says how many took part in front. Where a layer's
+            matrices do not fit, channels are mixed alike at all kernel elements, with a warning, too.
         device: Where to compute.
         label: What the progress bar is called.
         plan: What was cut, where `pruned` does not know it.
@@ -123,9 +124,11 @@ def compensate(
         CausalPruneWarning: If there are fewer images than can be held out, a layer has fewer rows of data than
             weights, or "batchnorm" finds no batch norm with running statistics.
 
-    Cost: for least squares about a dozen passes of the dense network over the images (`make bench-compensation` tells
-        for some networks), twice of fewer than 256 images and four times of fewer than 64 (see the guard); memory of
-        the activations of all images at one layer of both networks. `repair` also returns what became of every layer.
+    Cost: for least squares about a dozen to twenty passes of the dense network over the images (`make engine-table` and
+        `make bench-compensation` tell for some networks), twice of fewer than 256 images and four times of fewer than
+        64 (see the guard). Memory: at its peak a tenth more than `max_memory`, and ten tensors of the widest layer for
+        each image of one batch (`tests/property/test_memory.py` measures that). `repair` also returns what became of
+        every layer.
 
     Example:
         >>> import causal_prune as cp

@@ -29,6 +29,8 @@ FEWEST_IMAGES = 128
 IMAGES_AT_ONCE = 128
 LIVING = 6
 """So many tensors of the size of what every layer returns live per image."""
+SHARE = 0.25
+"""Of the memory this much is for them."""
 MATRICES = 6
 """So many of the size of the square of a filter's unknowns live."""
 ROWS_PER_UNKNOWN = 50
@@ -205,7 +207,7 @@ def _samples(series: Series, fit: Sequence[tuple[Tensor, Wanted]], max_memory: i
     each = max(1, item.residual.numel() // len(item.residual))
     wanted = max(FEWEST_IMAGES, ceil(EQUATIONS_PER_UNKNOWN * series.unknowns / each))
     living = sum(tensor.numel() * tensor.element_size() for tensor in (source, item.source, item.residual))
-    wanted = min(wanted, max(1, int(max_memory / max(1, LIVING * living / len(source)))))
+    wanted = min(wanted, max(1, int(SHARE * max_memory / max(1, LIVING * living / len(source)))))
     share = min(1.0, wanted / sum(len(source) for source, _ in fit))
     waiting: list[tuple[Tensor, Wanted]] = []
     for source, item in fit:

@@ -23,6 +23,8 @@ HELD_OUT = 8
 """One image in so many judges the fits instead of making them."""
 LIVING = 10
 """So many tensors of the size of a layer's input or output live per image while the layer is refitted."""
+SHARE = 0.5
+"""Of the memory this much is for them; the rest is for what one layer needs besides: patches, matrices, gradients."""
 
 
 def walk(
@@ -162,7 +164,7 @@ class _Images:
         """Let as many of those that wait come along as there is room for; the new pairs, where the others stand."""
         at = sum(count for (kind, _), count in self.visits.items() if kind == "layer") - (place is not None)
         ahead = self.ahead[min(at, len(self.ahead) - 1)] if self.ahead else 0
-        room = int(self.max_memory / max(LIVING * ahead, 1)) - self.living
+        room = int(SHARE * self.max_memory / max(LIVING * ahead, 1)) - self.living
         sizes = [*accumulate(map(batch_size, self.waiting))]
         count = sum(size <= room for size in sizes)
         if not count and not self.pairs and sizes[0] > 1:

@@ -14,6 +14,7 @@ from causal_prune.compensation import REPAIRS
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
 from causal_prune.measure import Latency, paired_difference, paired_test, speedup
+from causal_prune.observation import FilterMoments
 from causal_prune.pipeline.notes import notes, repairs
 from causal_prune.pipeline.options import Options
 from causal_prune.pipeline.steps import Chosen
@@ -78,7 +79,7 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         dense=arm_entry(outcome.dense, outcome),
         arms=tuple(arm_entry(arm, outcome) for arm in (outcome.causal, *outcome.others)),
         comparison=compared(outcome, data.task.yardstick),
-        layers=tuple(layer_entries(chosen.graph, chosen.plan)),
+        layers=tuple(layer_entries(chosen.graph, chosen.plan, chosen.moments)),
         agreement=judged.agreement,
         curve=judged.curve,
         importances=_importances(chosen.scores),
@@ -217,12 +218,13 @@ def compared(outcome: Outcome, yardstick: Yardstick) -> Comparison | None:
     )
 
 
-def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[LayerWidths]:
+def layer_entries(graph: FilterGraph, planned: PruningPlan, moments: FilterMoments) -> list[LayerWidths]:
     """Widths before and after, of convolutions and linear layers.
 
     Args:
         graph: From `trace`.
         planned: The causal arm's plan.
+        moments: From `observe`.
 
     Returns:
         One entry per layer in order of execution, layers that never ran last.
@@ -238,6 +240,7 @@ def layer_entries(graph: FilterGraph, planned: PruningPlan) -> list[LayerWidths]
                     filters_before=layer.filters,
                     frozen=graph.frozen.get(name),
                     filters_after=layer.filters if kept is None else len(kept),
+                    shrinkage=moments.reads[name].shrinkage if name in moments.reads else None,
                 )
             )
     return entries

@@ -143,12 +143,17 @@ class Comparison(Strict):
 
 
 class LayerWidths(Strict):
-    """Width of one convolution before and after, and why it was not cut where it was frozen."""
+    """Width of one convolution before and after, and why it was not cut where it was frozen.
+
+    `shrinkage` is the share (0..1) that was taken off the covariances between the channels that it reads, for what few
+    images leave open; None where they were not needed, and in reports of earlier versions.
+    """
 
     name: str
     filters_before: Annotated[int, Field(ge=1)]
     filters_after: Count
     frozen: str | None
+    shrinkage: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class AgreementSummary(Strict):

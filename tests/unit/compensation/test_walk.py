@@ -73,7 +73,7 @@ def test_late_images_meet_what_the_repaired_front_makes_of_them(
 
     here: list[tuple[Tensor, Tensor]] = []
     monkeypatch.setattr(Repairer, "meet", seen)
-    limit = room.LIVING * WIDEST * 24
+    limit = 2 * room.LIVING * WIDEST * 24
     with pytest.warns(
         UserWarning, match="MiB hold the activations of (8|24) of 96 calibration images at the first"
     ):
@@ -122,7 +122,7 @@ def test_all_late_images_help() -> None:
             return float((repair(small, net, batches, Repair(max_memory=limit)).model(probe) - wanted).norm())
 
         cut = float((small(probe) - wanted).norm())
-        whole, late = lost(room.LIVING * WIDEST * 256), lost(room.LIVING * WIDEST * 64)
+        whole, late = lost(2 * room.LIVING * WIDEST * 256), lost(room.LIVING * WIDEST * 64)
     assert abs(late - whole) < 0.1 * (cut - whole)
 
 
@@ -133,7 +133,7 @@ def test_where_memory_is_short_to_the_end_it_is_said_how_many_took_part() -> Non
     ).eval()  # fmt: skip
     images = noise(96)
     small = halved(net, images)
-    limit = Repair(max_memory=room.LIVING * 12 * 20 * 20 * 4 * 24)
+    limit = Repair(max_memory=2 * room.LIVING * 12 * 20 * 20 * 4 * 24)
     with pytest.warns(
         UserWarning, match="of 24 of 96 calibration images at the first layers: the others are not"
     ):

@@ -14,6 +14,7 @@ from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.measure.quality import Measured
+from causal_prune.observation import observe
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.pipeline.findings import arm_entry, compared, layer_entries
 from causal_prune.planning.unit_choice import plan
@@ -99,9 +100,13 @@ def test_layers_show_their_widths_before_and_after_and_why_they_are_frozen() -> 
     graph = trace(net, torch.zeros(2, 1, 6, 6))
     groups = {g.name: torch.arange(g.size, dtype=torch.float64) for g in graph.prunable}
     scores = FilterScores("test", "", groups, {})
-    entries = {entry.name: entry for entry in layer_entries(graph, plan(graph, scores, remove_filters=0.4))}
+    moments = observe(net, graph, [torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_seed(0))])
+    planned = plan(graph, scores, remove_filters=0.4)
+    entries = {entry.name: entry for entry in layer_entries(graph, planned, moments)}
     assert list(entries) == ["0", "2", "4"], "convolutions and linear layers"
     assert (entries["0"].filters_before, entries["0"].filters_after, entries["0"].frozen) == (10, 6, None)
     assert (entries["2"].filters_before, entries["2"].filters_after) == (20, 12)
     assert (entries["4"].filters_before, entries["4"].filters_after) == (3, 3)
     assert entries["4"].frozen == graph.frozen["4"]
+    assert entries["0"].shrinkage is None, "it reads no channels that can go"
+    assert entries["2"].shrinkage == moments.reads["2"].shrinkage > 0.001

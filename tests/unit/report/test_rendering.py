@@ -175,3 +175,18 @@ def test_options_and_classes_are_shown_where_a_report_has_them(fake: Fake, tmp_p
     assert (
         "option in force" not in text and "Options in force" not in page and "Labels and classes" not in text
     )
+
+
+def test_what_was_shrunk_stands_beside_the_widths_where_anything_was(fake: Fake, tmp_path: Path) -> None:
+    report = fake()
+    first, *others = report.layers
+    shrunk = report.model_copy(update={"layers": (first.model_copy(update={"shrinkage": 0.1234}), *others)})
+    lines = _rendered(shrunk, tmp_path / "shrunk")[0].splitlines()
+    head = next(k for k, line in enumerate(lines) if line.startswith("| layer | filters before"))
+    rows = lines[head : head + 2 + len(report.layers)]
+    assert rows[0].endswith("| shrunk by |")
+    assert f"`{first.name}`" in rows[2]
+    assert rows[2].endswith("| 12.34 % |")
+    assert len({line.count("|") for line in rows}) == 1, "a table"
+    assert any(line.startswith('"Shrunk by": ') for line in lines)
+    assert "shrunk by" not in _rendered(report, tmp_path / "plain")[0]
