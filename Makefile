@@ -59,7 +59,7 @@ coverage-table: $(READY)  ## what can be cut: a table over torchvision's network
 	@$(BIN)/python -m tests.benchmarks.coverage
 
 .PHONY: engine-table
-engine-table: $(READY)  ## speed and memory of observe and score, against their limits (five minutes)
+engine-table: $(READY)  ## speed and memory of observe, score and repair, against their limits (15 minutes)
 	@$(BIN)/python -m tests.benchmarks.causal_engine
 
 .PHONY: bench-real-size

@@ -79,7 +79,7 @@ def compensate(
     - Where what the layer returns, behind its batch norm and sum, is read by a rectifier alone (ReLU, ReLU6, clamp), up
       to three further rounds fit what gets through it (see `rectified_refit.step`).
     - Where a layer lost inputs that another layer writes for it alone, through a batch norm and a rectifier if there
-      are such, both are refitted together: up to two Gauss-Newton steps move the filters that are left to where the
+      are such, both are refitted together: up to three Gauss-Newton steps move the filters that are left to where the
       reader's error is least (see `joint_repair.refit_together`). Their own outputs are then no longer the dense
       network's; what counts, on held-out images too, is what their only reader returns: less error in all, and of no
       filter more than as cut by a thousandth of the filters' mean.

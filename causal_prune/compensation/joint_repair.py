@@ -18,7 +18,7 @@ from causal_prune.compensation.rectified_refit import inverse, shortfall
 from causal_prune.compensation.series import Series
 from causal_prune.network.layer_matrices import channel_dim, groups_of, places_of, rows
 
-STEPS = 2
+STEPS = 3
 """At most so many steps of Gauss and Newton."""
 LENGTHS = (1.0, 0.5, 0.25)
 """Shares of a step that are tried, until one makes the error smaller."""

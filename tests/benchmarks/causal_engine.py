@@ -1,5 +1,8 @@
 """Print the table of speed and memory of the causal engine: `make engine-table`.
 
+`python -m tests.benchmarks.causal_engine resnet50 512` prints the row of another network of torchvision and another
+number of images.
+
 Everything that is compared runs in one process, one after the other in turns; ratios of medians are printed.
 """
 
@@ -7,12 +10,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
+import torchvision
 from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
@@ -138,9 +143,58 @@ def memory() -> str:
     )
 
 
+def wide(name: str, count: int) -> str:
+    """Seconds per step for a network of ImageNet's size with weights and images at random, at half its MACs."""
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)(weights=None)
+    images = smooth(count)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # of statistics that fit, as in a trained network
+            module.momentum = None  # type: ignore[assignment]  # the mean of all batches
+            nn.init.uniform_(module.weight, 0.2, 1.0)
+            nn.init.normal_(module.bias, 0.0, 0.2)
+    batches = list(images.split(12))
+    with torch.no_grad():
+        for batch in batches[:6]:
+            net(batch)
+    net.eval()
+    taken: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def step(what: str) -> Iterator[None]:
+        wall, cpu = perf_counter(), process_time()
+        yield
+        taken[what] = perf_counter() - wall, process_time() - cpu
+
+    with torch.no_grad(), step("forward"):
+        for batch in batches:
+            net(batch)
+    graph = cp.trace(net, images[:2])
+    with step("observe"):
+        moments = cp.observe(net, graph, batches)
+    with step("score"):
+        scores = cp.score(graph, moments)
+    small = cp.remove(net, cp.plan(graph, scores, keep_macs=0.5))
+    with step("repair"):
+        cp.compensate(small, net, batches)
+    told = ", ".join(f"{what} {wall:.1f} s ({cpu:.0f} CPU s)" for what, (wall, cpu) in taken.items())
+    passes = sum(wall for what, (wall, _) in taken.items() if what != "forward") / taken["forward"][0]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return f"| {name}, 224 pixels, {count} images | {told}; {passes:.0f} forward passes, {peak:.1f} GB at its peak |  |"
+
+
+def smooth(count: int) -> Tensor:
+    """Noise that is alike at neighbouring places, as images are."""
+    coarse = torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+    return nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) == 2:
         observe_many(int(sys.argv[1]))
+        sys.exit()
+    if len(sys.argv) > 2:
+        print(wide(sys.argv[1], int(sys.argv[2])))
         sys.exit()
     print(f"threads: {torch.get_num_threads()}, torch {torch.__version__}\n")
     print("| what | measured | must hold |\n| --- | --- | --- |")
@@ -150,3 +204,6 @@ if __name__ == "__main__":
         print(speed(), flush=True)
     else:
         print(f"| ResNet-56 | skipped: {SHARED.name} is not there | 6 times |")
+    for images in ("12", "128"):  # each in a process of its own, whose peak it is
+        command = [sys.executable, "-m", "tests.benchmarks.causal_engine", "resnet34", images]
+        subprocess.run(command, check=True, cwd=ROOT)
