@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "causal_prune"
+README = ROOT / "README.md"
 TOOLS = "network"
 """The wing whose rooms are its face: tools that others take from the room where they lie."""
 START, END = "<!-- the map: python -m tests.architecture --write -->\n", "<!-- end of the map -->\n"
@@ -106,7 +107,7 @@ def around_faces() -> list[str]:
 
 
 def taken(wing: str) -> set[str]:
-    """Names of a face that other wings, or the package itself, take."""
+    """Names of a face that other wings, the package itself, or a reader of the README take."""
     public = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8")).body
     names = {
         a.name
@@ -115,6 +116,10 @@ def taken(wing: str) -> set[str]:
         for a in node.names
     }
     others = [room for room in rooms() if room.wing != wing]
+    told = re.findall(
+        rf"from {PACKAGE.name}\.{wing} import \(?([\w\s,]+)", README.read_text(encoding="utf-8")
+    )
+    names |= {name for each in told for name in re.findall(r"\w+", each.split("\n\n")[0])}
     return names | {
         n for room in others for module, n in room.imports() if module == f"{PACKAGE.name}.{wing}"
     }
