@@ -116,10 +116,9 @@ def taken(wing: str) -> set[str]:
         for a in node.names
     }
     others = [room for room in rooms() if room.wing != wing]
-    told = re.findall(
-        rf"from {PACKAGE.name}\.{wing} import \(?([\w\s,]+)", README.read_text(encoding="utf-8")
-    )
-    names |= {name for each in told for name in re.findall(r"\w+", each.split("\n\n")[0])}
+    readme = README.read_text(encoding="utf-8")
+    if f"{PACKAGE.name}.{wing}" in readme:  # what it names as code, after saying where it is found
+        names |= {name for name in face(wing) if re.search(rf"`{name}`|import .*\b{name}\b", readme)}
     return names | {
         n for room in others for module, n in room.imports() if module == f"{PACKAGE.name}.{wing}"
     }

@@ -132,9 +132,9 @@ class _Images:
         """From stop to stop the pairs that stand there; whoever takes them lets them run on."""
         self._join()
         if not any(pair.held_out for pair in self.pairs):
+            told = f"{self.max_memory / 2**20:,.0f} MiB hold" if self.waiting else "calibration has"
             warn(
-                f"compensate: calibration has fewer than {HELD_OUT} images to hold some out: refits are "
-                "judged by what they fit"
+                f"compensate: {told} fewer than {HELD_OUT} images to hold some out: refits are judged by what they fit"
             )
         for pair in self.pairs:
             pair.advance(None, None)

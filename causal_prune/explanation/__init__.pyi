@@ -8,3 +8,5 @@ from .attribution import saliency as saliency
 from .attribution import smooth_grad as smooth_grad
 from .attribution import smooth_grad_cam_plus_plus as smooth_grad_cam_plus_plus
 from .cnn_explainer import CausalCNNExplainer as CausalCNNExplainer
+from .map_drift import drift as drift
+from .map_drift import randomised as randomised

@@ -35,12 +35,14 @@ def test_python_blocks_run_in_their_order(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), names)
     before, after = (float(number) for number in capsys.readouterr().out.split(" -> "))
     assert before > 0.8 and after > 0.3
     assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "export"}
+    assert names["told"]["images"] == names["floor"]["images"] == 64
+    assert names["before"].shape == names["after"].shape == (64, 8, 8)
     assert sum(p.numel() for p in names["small"].parameters()) < sum(
         p.numel() for p in names["model"].parameters()
     )

@@ -1,0 +1,165 @@
+"""How far a compressed network has moved from the reasons of the dense one: their attribution maps, image by image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from causal_prune.errors import InputError
+from causal_prune.explanation import attribution
+from causal_prune.explanation.feature_maps import Targets, explained
+from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.running import copied
+
+MAPPED = (
+    "saliency", "smooth_grad", "integrated_gradients", "cam", "grad_cam", "grad_cam_plus_plus",
+    "smooth_grad_cam_plus_plus", "information_bottleneck",
+)  # fmt: skip
+"""Methods that give maps; activation maximisation gives images."""
+TOP = 0.2
+"""The share of a map's places that counts as what it points at."""
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Two networks' maps of the same images and classes, compared.
+
+    Attributes:
+        method: Of the maps.
+        spearman: By image the rank correlation of the two maps, -1 to 1; NaN where one of them is constant.
+        iou: By image the intersection over union of the places of the largest fifth of each map, 0 to 1; NaN as above.
+        pointing: By image whether the largest value of each map lies in the other's largest fifth.
+        constant: By image whether one of the maps is constant, so that nothing can be compared.
+        alike: By image whether the two networks predict the same class.
+    """
+
+    method: str
+    spearman: Array
+    iou: Array
+    pointing: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
+    alike: NDArray[np.bool_]
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Means over the images that both networks classify alike, and the same over the others, apart.
+
+        Returns:
+            `images`, `constant` and `disagreeing` count images; `spearman`, `iou` and `pointing` are means over images
+            that both classify alike and whose maps are not constant, those that end with `_disagreeing` over images
+            with maps that are not constant and that they classify differently; None where there are none.
+        """
+        compared = ~self.constant
+        found: dict[str, float | int | None] = {
+            "images": len(self.alike),
+            "constant": int(self.constant.sum()),
+            "disagreeing": int((~self.alike).sum()),
+        }
+        for ending, chosen in (("", compared & self.alike), ("_disagreeing", compared & ~self.alike)):
+            for name in ("spearman", "iou", "pointing"):
+                values = getattr(self, name)[chosen]
+                found[name + ending] = float(values.mean()) if len(values) else None
+        return found
+
+
+@undisturbed
+def drift(
+    dense: nn.Module,
+    compressed: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    *,
+    method: str = "grad_cam",
+    **options: Any,
+) -> Drift:
+    """Compare what two networks look at.
+
+    Args:
+        dense: The network before.
+        compressed: The network after.
+        images: Shape (N, C, H, W).
+        targets: Classes that both explain; None for what the dense network predicts.
+        method: A function of `attribution` that gives maps.
+        **options: Of that function, for both networks.
+
+    Returns:
+        The comparison, image by image.
+
+    Raises:
+        InputError: If the method is unknown, or as that function raises it.
+
+    Cost: the method's, twice.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+        >>> float(drift(net, net, torch.rand(3, 1, 5, 5), method="saliency").summary()["spearman"])
+        1.0
+    """
+    if method not in MAPPED:
+        raise InputError(f"drift: method {method!r} is not one of {', '.join(MAPPED)}")
+    about = explained("drift", dense, images, targets)
+    chosen = about.targets if targets is not None else explained("drift", dense, images, None).targets
+    ours, theirs = (explained("drift", net, images, None).targets.cpu() for net in (dense, compressed))
+    function = getattr(attribution, method)
+    first, second = (
+        function(net, images, chosen, **options).detach().double().cpu().flatten(1).numpy()
+        for net in (dense, compressed)
+    )
+    return compared(method, first, second, (ours == theirs).numpy())
+
+
+def compared(method: str, first: Array, second: Array, alike: NDArray[np.bool_]) -> Drift:
+    """Compare maps.
+
+    Args:
+        method: Of the maps.
+        first: Shape (images, places).
+        second: The same.
+        alike: By image whether the networks predict the same class.
+
+    Returns:
+        The comparison.
+    """
+    constant = (np.ptp(first, axis=1) == 0) | (np.ptp(second, axis=1) == 0)
+    spearman, iou = np.full(len(first), np.nan), np.full(len(first), np.nan)
+    pointing = np.zeros(len(first), dtype=bool)
+    for k in np.flatnonzero(~constant):
+        ranks = rankdata(first[k]), rankdata(second[k])
+        spearman[k] = np.corrcoef(*ranks)[0, 1]
+        tops = _top(first[k]), _top(second[k])
+        iou[k] = (tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum()
+        pointing[k] = tops[0][second[k].argmax()] and tops[1][first[k].argmax()]
+    return Drift(method, spearman, iou, pointing, constant, alike)
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A network that has learned nothing, with numbers of the same size: each parameter's values in random order.
+
+    Its drift is what maps of an image have in common whatever the network has learned (Adebayo et al. 2018, "Sanity
+    checks for saliency maps").
+
+    Args:
+        model: A network.
+        seed: Of the order.
+
+    Returns:
+        A copy.
+    """
+    other = copied(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
+    return other
+
+
+def _top(values: Array) -> NDArray[np.bool_]:
+    """Places of the largest fifth: fewer where many share the value at its edge."""
+    edge = np.quantile(values, 1 - TOP)
+    above = values > edge
+    return above if above.any() else values >= edge

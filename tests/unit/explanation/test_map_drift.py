@@ -1,0 +1,112 @@
+"""Drift between two networks' maps: against scipy, on maps that are made, and on a network with a shortcut."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from causal_prune.errors import InputError
+from causal_prune.explanation.map_drift import MAPPED, compared, drift, randomised
+from tests.unit.drawn_weights import drawn
+
+
+def maps(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 50))
+
+
+def test_spearman_is_scipys_and_equal_maps_have_not_drifted() -> None:
+    first, second = maps(6, 0), maps(6, 1)
+    second[:, :10] = first[:, :10]
+    first[0, :20] = 0.0  # ties
+    found = compared("made", first, second, np.ones(6, dtype=bool))
+    for k in range(6):
+        assert found.spearman[k] == pytest.approx(spearmanr(first[k], second[k]).statistic)
+    same = compared("made", first, first * 3 + 1, np.ones(6, dtype=bool))
+    assert same.spearman == pytest.approx(np.ones(6))
+    assert same.iou.tolist() == [1.0] * 6
+    assert same.pointing.all()
+
+
+def test_the_largest_fifths_are_compared_place_by_place() -> None:
+    first, second = np.zeros((2, 10)), np.zeros((2, 10))
+    first[0, [1, 2]], second[0, [2, 3]] = (3.0, 2.0), (3.0, 2.0)
+    first[1, 4], second[1, [4, 7]] = 1.0, (0.5, 0.6)
+    found = compared("made", first, second, np.ones(2, dtype=bool))
+    assert found.iou.tolist() == pytest.approx([1 / 3, 1 / 2])
+    assert found.pointing.tolist() == [False, False]
+    second[1, 4] = 0.7
+    assert compared("made", first, second, np.ones(2, dtype=bool)).pointing.tolist() == [False, True]
+
+
+def test_constant_maps_and_disagreements_are_counted_apart() -> None:
+    first, second = maps(5, 0), maps(5, 1)
+    first[1] = 2.0
+    second[2] = 0.0
+    alike = np.array([True, True, True, False, True])
+    found = compared("made", first, second, alike)
+    told = found.summary()
+    assert (told["images"], told["constant"], told["disagreeing"]) == (5, 2, 1)
+    assert told["spearman"] == pytest.approx(found.spearman[[0, 4]].mean())
+    assert told["spearman_disagreeing"] == pytest.approx(found.spearman[3])
+    assert np.isnan(found.spearman[1]) and np.isnan(found.iou[2])
+    nothing = compared("made", first * 0, second, alike).summary()
+    assert nothing["spearman"] is None and nothing["iou"] is None and nothing["constant"] == 5
+
+
+class Shortcut(nn.Module):
+    """One filter sees a red patch, one sees brightness; the class is decided by either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.through, self.head = nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Linear(2, 2)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.bias.copy_(torch.tensor([-0.5, -0.2]))
+            self.conv.weight[0, 0], self.conv.weight[0, 1:] = 1 / 9, -1 / 18
+            self.conv.weight[1] = 1 / 27
+            self.head.weight.copy_(torch.tensor([[0.0, 0.0], [40.0, 1.0]]))
+            self.head.bias.copy_(torch.tensor([0.05, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.through(self.conv(x)).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "cam", "integrated_gradients"])
+def test_a_network_without_its_detector_has_drifted(method: str) -> None:
+    images = 0.35 + 0.15 * torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[:, :, 4:9, 5:10] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    dense, blind = Shortcut(), Shortcut()
+    with torch.no_grad():
+        blind.conv.weight[0], blind.conv.bias[0] = 0, 0
+    same, gone = (drift(dense, other, images, method=method).summary() for other in (dense, blind))
+    assert same["spearman"] == pytest.approx(1) and same["iou"] == 1 and same["pointing"] == 1
+    assert gone["disagreeing"] == 0, "it still says the same"
+    assert gone["iou"] < 0.5 and gone["spearman"] < 0.8, gone
+
+
+def test_the_floor_is_a_network_that_has_learned_nothing() -> None:
+    net = drawn(Shortcut())
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    other = randomised(net, 1)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    for name, value in other.named_parameters():
+        assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values)
+    assert not torch.equal(other.conv.weight, net.conv.weight)
+    assert torch.equal(randomised(net, 1).conv.weight, other.conv.weight)
+
+
+@pytest.mark.parametrize("method", MAPPED)
+def test_every_method_that_gives_maps_can_be_compared(method: str) -> None:
+    net, images = Shortcut(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    options = {"samples": 2} if "smooth" in method else {}
+    found = drift(net, net, images, method=method, **options)
+    assert found.spearman[~found.constant] == pytest.approx(np.ones(int((~found.constant).sum())), abs=1e-6)
+    assert found.alike.all()
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match="drift: method 'activation_maximisation' is not one of saliency, "):
+        drift(Shortcut(), Shortcut(), torch.rand(1, 3, 8, 8), method="activation_maximisation")
+    with pytest.raises(InputError, match="drift: there are no images"):
+        drift(Shortcut(), Shortcut(), torch.rand(0, 3, 8, 8))
