@@ -101,9 +101,10 @@ def eliminate(consumers: Sequence[Equations], units: int) -> tuple[Tensor, Tenso
         The units in the order in which they go, int64 of shape (units,), and u after every removal at each consumer,
         float64 of shape (consumers, units + 1), 0 at first and never falling.
 
-    Cost: per consumer one inversion and one factorisation, cubic in the number of inputs; the inversion is quadratic where
-        few rows were seen and the covariance is shrunk. Memory for one matrix of inputs by inputs. Of more than 256 units
-        several go in a step, those of the least effects; their residuals are exact, the order within a step is not.
+    Cost: per consumer one inversion and one factorisation, cubic in the number of inputs; the inversion is quadratic
+        where few rows were seen and the covariance is shrunk. Memory for one matrix of inputs by inputs. Of more than
+        256 units several go in a step, those of the least effects; their residuals are exact, the order within a step
+        is not.
     """
     systems = [([at for at, _ in alike], _System([each for _, each in alike])) for alike in _alike(consumers)]
     order: list[int] = []

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from causal_prune.compensation.least_squares import Regression
+from causal_prune.compensation import least_squares
+from causal_prune.compensation.least_squares import Regression, rows_enough
 
 
 def rows(count: int, inputs: int, seed: int = 0) -> Tensor:
@@ -95,3 +96,16 @@ def test_nothing_to_fit_or_numbers_that_are_not_finite_give_no_correction() -> N
     broken = Regression(intercept=True)
     broken.add(torch.full((1, 4, 2), torch.inf), torch.ones(1, 4, 1), held_out=False)
     assert broken.solve() is None
+
+
+@pytest.mark.parametrize("size", [511, 512, 777])
+def test_wide_rows_times_themselves_are_whole(size: int) -> None:
+    rows = torch.randn(2, 40, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    torch.testing.assert_close(least_squares._squared(rows), rows.mT @ rows)
+
+
+def test_wide_layers_take_fewer_rows_per_unknown_and_never_fewer_in_all() -> None:
+    counts = [rows_enough(unknowns, 100) for unknowns in range(1, 10_000)]
+    assert counts[:600] == [100 * unknowns for unknowns in range(1, 601)]
+    assert all(before <= after for before, after in zip(counts, counts[1:], strict=False))
+    assert counts[4607] == 20 * 4608
