@@ -5,7 +5,7 @@ from torch import Tensor
 
 from causal_prune.machine import add_up
 
-COLUMNS = 256
+COLUMNS = 128
 """Inputs of a layer whose covariances are followed image by image; all where there are no more."""
 
 
