@@ -81,7 +81,8 @@ def test_report_has_every_key_of_the_contract(bundle: Path) -> None:
         assert set(CONTRACT["dense"].split()) <= set(arm)
     assert set(LATENCY.split()) <= set(report["arms"][0]["latency_ms"])
     assert all(
-        set(layer) == {"name", "filters_before", "filters_after", "frozen", "shrinkage"} for layer in report["layers"]
+        set(layer) == {"name", "filters_before", "filters_after", "frozen", "shrinkage"}
+        for layer in report["layers"]
     )
     assert [arm["name"] for arm in report["arms"]] == ["causal", "random", "random", "magnitude"]
     assert [arm["seed"] for arm in report["arms"]] == [None, 0, 1, None]
