@@ -124,7 +124,7 @@ def compensate(
         CausalPruneWarning: If there are fewer images than can be held out, a layer has fewer rows of data than
             weights, or "batchnorm" finds no batch norm with running statistics.
 
-    Cost: for least squares about a dozen to twenty passes of the dense network over the images (`make engine-table` and
+    Cost: for least squares about one to two dozen passes of the dense network over the images (`make engine-table` and
         `make bench-compensation` tell for some networks), twice of fewer than 256 images and four times of fewer than
         64 (see the guard). Memory: at its peak a tenth more than `max_memory`, and ten tensors of the widest layer for
         each image of one batch (`tests/property/test_memory.py` measures that). `repair` also returns what became of

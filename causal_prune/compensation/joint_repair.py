@@ -66,8 +66,8 @@ def refit_together(
     Returns:
         Whether any step was taken; nothing has changed where none was.
 
-    Cost: about thirty forward passes of the layers over half of the images looked at (all of them for wide layers on
-        small maps, `FEWEST_IMAGES` for others), and three over all images.
+    Cost: for every step `gauss_newton` over a third of the images looked at (all of them are for wide layers on small
+        maps, `FEWEST_IMAGES` for others), and three forward passes of the layers over all images.
     """
     if not _applies(series, items, sources, max_memory):
         return False

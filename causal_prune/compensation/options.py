@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from causal_prune.options import Bytes, Flag, Must, Natural, OptionValues
+from causal_prune.options import Bytes, Flag, Must, OptionValues
 
 RepairMethod = Literal["least_squares", "batchnorm", "none"]
 REPAIRS: dict[RepairMethod, str] = {
@@ -36,14 +36,6 @@ class Repair(OptionValues):
             description="Repair the cut network without training: least-squares (the default), batchnorm or none."
         ),
     ] = "least_squares"
-    views: Annotated[
-        Natural | None,
-        Must("a whole number of at least 1"),
-        Flag(default="up to 4 where the data say that they are harmless and images are few, else 1"),
-        Field(
-            description="Views of every image in the repair: the image, then zoomed crops, half of them mirrored."
-        ),
-    ] = None
     max_memory: Annotated[
         Bytes | None,
         Must("a number of bytes above 0, such as 4GB or 512MiB"),

@@ -1,12 +1,12 @@
 from .attribution import activation_maximisation as activation_maximisation
-from .attribution import cam as cam
-from .attribution import grad_cam as grad_cam
-from .attribution import grad_cam_plus_plus as grad_cam_plus_plus
 from .attribution import information_bottleneck as information_bottleneck
 from .attribution import integrated_gradients as integrated_gradients
 from .attribution import saliency as saliency
 from .attribution import smooth_grad as smooth_grad
-from .attribution import smooth_grad_cam_plus_plus as smooth_grad_cam_plus_plus
+from .class_activation import cam as cam
+from .class_activation import grad_cam as grad_cam
+from .class_activation import grad_cam_plus_plus as grad_cam_plus_plus
+from .class_activation import smooth_grad_cam_plus_plus as smooth_grad_cam_plus_plus
 from .cnn_explainer import CausalCNNExplainer as CausalCNNExplainer
 from .map_drift import drift as drift
 from .map_drift import randomised as randomised

@@ -12,6 +12,7 @@ from causal_prune.network.hooks import outputs_of
 from causal_prune.network.layer_kinds import Convolution
 from causal_prune.network.running import attempt, copied, device_of
 from causal_prune.network.tensor_trees import tensors_in
+from causal_prune.progress import track
 
 Targets: TypeAlias = Tensor | Sequence[int] | int | None
 """The class that is explained, of each image or of all; None for the one that the network predicts."""
@@ -182,3 +183,45 @@ def maps_and_gradients(about: Explained, layer: str) -> Iterator[tuple[Tensor, T
             chosen = scores.gather(1, targets[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, [held[-1]])
         yield held[-1].detach(), gradient
+
+
+def noisy_copies(verb: str, about: Explained, samples: int, noise: float, seed: int) -> Iterator[Explained]:
+    """The same network with noisy images, so often as there are samples.
+
+    Args:
+        verb: The function, for errors.
+        about: The network and its images.
+        samples: How often.
+        noise: Standard deviation of the Gaussian noise, as a share of each image's largest less its least value.
+        seed: Of the noise.
+
+    Yields:
+        The network with other images.
+
+    Raises:
+        InputError: If `samples` is below 1, or `noise` below 0.
+    """
+    at_least_one(verb, samples=samples)
+    if not noise >= 0:
+        raise InputError(f"{verb}: noise is {noise}; it must not be negative")
+    flat = about.images.flatten(1)
+    spread = noise * (flat.amax(dim=1) - flat.amin(dim=1))[:, None, None, None]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in track(range(samples), verb.replace("_", " "), unit="sample"):
+        drawn = torch.randn(about.images.shape, generator=generator).to(about.images)
+        yield Explained(about.model, about.images + spread * drawn, about.targets, about.where)
+
+
+def at_least_one(verb: str, **counts: int) -> None:
+    """Check numbers of things that are done.
+
+    Args:
+        verb: The function, for errors.
+        **counts: By name.
+
+    Raises:
+        InputError: If one of them is below 1.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{verb}: {name} is {count}; at least 1 is needed")

@@ -1,5 +1,6 @@
 """How far a compressed network has moved from the reasons of the dense one: their attribution maps, image by image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,24 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.explanation import attribution
+from causal_prune.explanation import attribution, class_activation
 from causal_prune.explanation.feature_maps import Targets, explained
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.running import copied
 
-MAPPED = (
-    "saliency", "smooth_grad", "integrated_gradients", "cam", "grad_cam", "grad_cam_plus_plus",
-    "smooth_grad_cam_plus_plus", "information_bottleneck",
-)  # fmt: skip
+MAPPED: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        attribution.saliency,
+        attribution.smooth_grad,
+        attribution.integrated_gradients,
+        class_activation.cam,
+        class_activation.grad_cam,
+        class_activation.grad_cam_plus_plus,
+        class_activation.smooth_grad_cam_plus_plus,
+        attribution.information_bottleneck,
+    )
+}
 """Methods that give maps; activation maximisation gives images."""
 TOP = 0.2
 """The share of a map's places that counts as what it points at."""
@@ -83,7 +93,7 @@ def drift(
         compressed: The network after.
         images: Shape (N, C, H, W).
         targets: Classes that both explain; None for what the dense network predicts.
-        method: A function of `attribution` that gives maps.
+        method: A name in `MAPPED`.
         **options: Of that function, for both networks.
 
     Returns:
@@ -102,14 +112,13 @@ def drift(
     if method not in MAPPED:
         raise InputError(f"drift: method {method!r} is not one of {', '.join(MAPPED)}")
     about = explained("drift", dense, images, targets)
-    chosen = about.targets if targets is not None else explained("drift", dense, images, None).targets
-    ours, theirs = (explained("drift", net, images, None).targets.cpu() for net in (dense, compressed))
-    function = getattr(attribution, method)
+    ours = about if targets is None else explained("drift", dense, images, None)
+    theirs = explained("drift", compressed, images, None)
     first, second = (
-        function(net, images, chosen, **options).detach().double().cpu().flatten(1).numpy()
+        MAPPED[method](net, images, about.targets, **options).detach().double().cpu().flatten(1).numpy()
         for net in (dense, compressed)
     )
-    return compared(method, first, second, (ours == theirs).numpy())
+    return compared(method, first, second, (ours.targets.cpu() == theirs.targets.cpu()).numpy())
 
 
 def compared(method: str, first: Array, second: Array, alike: NDArray[np.bool_]) -> Drift:

@@ -181,11 +181,11 @@ class _System:
         self.solved = self.weight.new_empty(len(self.matrix), height, self.weight.shape[2])
         self.rows = 0
 
-    def effects(self) -> Tensor:
-        """The unique effect of every unit that is left, given those gone, as tr(P_jj^-1 W_j W_j^T).
+    def add_effects(self, effects: Tensor) -> None:
+        """Add the unique effect of every unit that is left, given those gone: tr(P_jj^-1 W_j W_j^T).
 
-        Returns:
-            Shape (units,), in the order of the units; 0 for those gone.
+        Args:
+            effects: Shape (all units,); changes.
         """
         left = self.left.nonzero().flatten()
         squares, diagonal = self.squares.index_select(1, left), self.diagonal.index_select(1, left)
@@ -194,17 +194,7 @@ class _System:
         else:
             solved = torch.cholesky_solve(squares, _cholesky(diagonal))
             shares = solved.diagonal(dim1=2, dim2=3).sum(dim=2)
-        found = torch.zeros(len(self.units), dtype=torch.float64)
-        found[left] = shares.sum(dim=0).clamp_min(0)
-        return found
-
-    def add_effects(self, effects: Tensor) -> None:
-        """Add the unique effect of every unit to those of all units.
-
-        Args:
-            effects: Shape (all units,); changes.
-        """
-        effects[self.units] += self.effects()
+        effects[self.units[left]] += shares.sum(dim=0).clamp_min(0)
 
     def remove(self, going: Tensor) -> Tensor:
         """Let units go; returns by how much the residuals rise with each of them, in this order.
@@ -217,14 +207,13 @@ class _System:
         """
         rises = torch.zeros(self.consumers, len(going), dtype=torch.float64)
         read = self.place[going] >= 0
-        here = self.place[going[read]]
-        if not len(here):
+        height = int(read.sum()) * self.width
+        if not height:
             return rises
+        if self.rows + height > self.fresh.shape[1]:
+            self._catch_up(height)
+        here = self.place[going[read]]
         rows = (here[:, None] * self.width + torch.arange(self.width)).flatten()
-        if self.rows + len(rows) > self.fresh.shape[1]:
-            self._catch_up(len(rows))
-            here = self.place[going[read]]
-            rows = (here[:, None] * self.width + torch.arange(self.width)).flatten()
         row, weight = self.matrix.index_select(1, rows), self.weight.index_select(1, rows)
         waiting, its = self.fresh[:, : self.rows], self.solved[:, : self.rows]
         mine = waiting.index_select(2, rows).mT

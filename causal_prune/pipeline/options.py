@@ -45,6 +45,14 @@ class Choice(OptionValues):
         Must("'remove' or 'zero'"),
         Field(description="remove makes the network smaller; zero silences filters, as documented."),
     ] = "remove"
+    views: Annotated[
+        Natural | None,
+        Must("a whole number of at least 1"),
+        Flag(default="up to 4 where the data say that they are harmless and images are few, else 1"),
+        Field(
+            description="Views of every image in the repair: the image, then zoomed crops, half of them mirrored."
+        ),
+    ] = None
     freeze: Annotated[
         Names,
         Must("a list of names of layers"),

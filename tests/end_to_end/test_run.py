@@ -191,6 +191,25 @@ def test_the_memory_limit_reaches_the_statistics_and_the_repair(
     assert set(given) == {(room, 10**9) for room in (*READERS, "comparison.arms")}
 
 
+def test_views_reach_the_repair_of_every_arm_and_nothing_else(
+    cli, short, brief_timing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+    module = importlib.import_module("causal_prune.comparison.arms")
+    original = module.repair
+
+    def noted(pruned, dense, images, *args, views, **options):
+        given.append((views, sum(len(batch) for batch, _ in images)))
+        return original(pruned, dense, images, *args, views=views, **options)
+
+    monkeypatch.setattr(module, "repair", noted)
+    size = ("--calibration-images", "40", "--arms", "causal")
+    assert cli(*short, *size).code == 0
+    assert cli(*short, *size, "--views", "3").code == 0
+    assert given == [(1, 40), (3, 120)], "digits are no photographs: their views are asked for"
+    assert cli(*short, "--views", "0").code == 2
+
+
 def test_the_form_of_the_files_is_obeyed_and_refused_before_anything_long(
     cli, short, brief_timing, files, tmp_path: Path
 ) -> None:

@@ -98,6 +98,36 @@ def room_only(small: nn.Module, net: nn.Module, batches: list[Tensor], limit: in
     return _least_squares(small, net, cuts, batches, seed=0, max_memory=limit, device="cpu", label="fit")[0]
 
 
+def test_late_images_take_part_in_refits_that_began_before_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = drawn(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 24, 1), nn.ReLU6(), nn.Conv2d(24, 24, 4, 4, groups=24),
+            nn.ReLU6(),
+            nn.Conv2d(24, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 4, 5),
+        )
+    ).eval()  # fmt: skip
+    images = noise(256)
+    small = halved(net, images)
+    cuts = _known_cuts(small, net, stages_of(small))
+    standing: list[tuple[str, int]] = []
+    meet = Repairer.meet
+
+    def seen(self: Repairer, pairs: Any) -> Any:
+        standing.append((pairs[0].pruned.stop.layer, sum(len(pair.pruned.stop.source) for pair in pairs)))
+        return meet(self, pairs)
+
+    monkeypatch.setattr(Repairer, "meet", seen)
+    with pytest.warns(
+        UserWarning, match="of 64 of 256 calibration images at the first layers: 256 take part from 6 on"
+    ):
+        _, layers = _least_squares(
+            small, net, cuts, list(images.split(16)), seed=0, max_memory=2 * room.LIVING * 24 * 256 * 4 * 64,
+            device="cpu", label="fit",
+        )  # fmt: skip
+    assert dict(standing)["2"] == 64 and dict(standing)["6"] == 256, "they come in the middle of the series"
+    assert {layer.layer: layer.together for layer in layers}["6"] == ("2", "4")
+
+
 def features(model: nn.Module, image: Tensor) -> Tensor:
     """What the head reads."""
     read: list[Tensor] = []

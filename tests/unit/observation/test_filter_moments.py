@@ -238,3 +238,20 @@ def test_the_bar_counts_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filter_moments, "track", track)
     observe(net, trace(net, x[:1]), [x[:4], (x[4:9], None), {"input": x[9:]}])
     assert sizes == [4, 5, 21]
+
+
+def test_views_of_an_image_are_no_further_samples() -> None:
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+        )
+    )
+    images = torch.randn(12, 2, 8, 8, generator=generator())
+    graph = trace(net, images[:1])
+    once = observe(net, graph, [images])
+    twice = observe(net, graph, list(images.repeat_interleave(2, dim=0).split(8)), views=2)
+    taken_for_images = observe(net, graph, [images.repeat_interleave(2, dim=0)])
+    for name, read in once.reads.items():
+        assert twice.reads[name].shrinkage == pytest.approx(read.shrinkage)
+        assert taken_for_images.reads[name].shrinkage < 0.6 * read.shrinkage
+        torch.testing.assert_close(twice.reads[name].covariance, read.covariance)

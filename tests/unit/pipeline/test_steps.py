@@ -33,6 +33,14 @@ def test_a_recipe_is_a_copy_in_eval_mode_with_the_parts_of_the_options(net: nn.M
     assert recipe.data is data and (recipe.mode, recipe.seed, recipe.device) == ("zero", 4, "cpu")
     assert recipe.repair == Repair(compensation="none", max_memory=10**9)
     assert recipe.tuning == Tuning(epochs=2, lr=0.5)
+    assert recipe.views == 1
+    photographs = replace(data, harmless_views=True)
+    assert recipe_of(net, photographs, options).views == 4, "images are few"
+    assert (
+        recipe_of(net, photographs, Options(views=2)).views
+        == recipe_of(net, data, Options(views=2)).views
+        == 2
+    )
 
 
 def test_the_example_is_two_calibration_images_even_where_there_is_one(net: nn.Module, data: Data) -> None:

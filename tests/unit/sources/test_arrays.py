@@ -227,8 +227,19 @@ def test_a_data_set_of_torchvision_is_read_from_its_folder(
     splits = read_torchvision(f"FashionMNIST:{tmp_path}", name="fashion", form_of=AS_STORED)
     assert [len(part.labels) for part in (splits.train, splits.validation, splits.test)] == [20, 10, 10]
     assert splits.classes[9] == "Ankle boot"
+    assert not splits.harmless_views, "a shoe points to the left"
     assert splits.name == "fashion (validation: a stratified 10% of the training images)"
     assert torch.equal(images_of(splits.test.images)[3, 0], torch.from_numpy(fashion[3]) / 255)
+
+
+def test_photographs_of_torchvision_have_harmless_views(
+    tmp_path: Path, fashion: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, "CIFAR10", datasets.FashionMNIST)
+    assert len(fashion)
+    assert read_torchvision(f"CIFAR10:{tmp_path}", name="cifar", form_of=AS_STORED).harmless_views
 
 
 @pytest.mark.parametrize("kind", TORCHVISION)

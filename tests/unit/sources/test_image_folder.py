@@ -50,6 +50,7 @@ def sizes(splits: Splits) -> list[int]:
 def test_without_a_test_split_val_is_read_at_the_end(folder: Path) -> None:
     splits = read(folder, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))
     assert sizes(splits) == [8, 2, 4]
+    assert splits.harmless_views, "photographs"
     assert splits.classes == ("cat", "dog")
     assert splits.name == "mine (test: val/; validation: a stratified 10% of the training images)"
     assert sorted(labels_of(splits.validation.images)) == [0, 1]
@@ -66,7 +67,7 @@ def test_with_a_test_split_nothing_is_cut_from_training(folder: Path) -> None:
         write_image(folder / "test" / name / "deep" / "x.JPG", 3)
         (folder / "test" / name / "notes.txt").write_text("no image")
     splits = read(folder)
-    assert sizes(splits) == [10, 4, 2] and splits.name == "mine"
+    assert sizes(splits) == [10, 4, 2] and splits.name == "mine" and splits.harmless_views
     assert splits.test.labels.tolist() == [0, 1]
 
 
