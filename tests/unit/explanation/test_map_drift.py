@@ -110,3 +110,18 @@ def test_what_cannot_be_compared_is_refused() -> None:
         drift(Shortcut(), Shortcut(), torch.rand(1, 3, 8, 8), method="activation_maximisation")
     with pytest.raises(InputError, match="drift: there are no images"):
         drift(Shortcut(), Shortcut(), torch.rand(0, 3, 8, 8))
+
+
+def test_both_networks_explain_what_the_dense_one_predicts() -> None:
+    images = 0.35 + 0.15 * torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[:, :, 4:9, 5:10] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    dense, swapped = Shortcut(), Shortcut()
+    with torch.no_grad():
+        swapped.head.weight.copy_(dense.head.weight.flip(0))
+        swapped.head.bias.copy_(dense.head.bias.flip(0))
+    found = drift(dense, swapped, images, method="cam")
+    assert not found.alike.any()
+    assert found.constant.all(), (
+        "of the class that it predicts itself its maps are those of the dense network"
+    )
+    assert not drift(dense, swapped, images, [0, 0, 1], method="cam").alike.any()
