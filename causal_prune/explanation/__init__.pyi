@@ -7,6 +7,13 @@ from .class_activation import cam as cam
 from .class_activation import grad_cam as grad_cam
 from .class_activation import grad_cam_plus_plus as grad_cam_plus_plus
 from .class_activation import smooth_grad_cam_plus_plus as smooth_grad_cam_plus_plus
+from .class_ranking import PcaceRanking as PcaceRanking
+from .class_ranking import pcace_ranking as pcace_ranking
 from .cnn_explainer import CausalCNNExplainer as CausalCNNExplainer
+from .filter_figures import plot_importance_distribution as plot_importance_distribution
+from .filter_figures import visualize_filter_tsne as visualize_filter_tsne
+from .filter_figures import visualize_first_layer_filters as visualize_first_layer_filters
+from .filter_figures import visualize_heatmap_on_input as visualize_heatmap_on_input
+from .filter_figures import visualize_top_filter_maps as visualize_top_filter_maps
 from .map_drift import drift as drift
 from .map_drift import randomised as randomised

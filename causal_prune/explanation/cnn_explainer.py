@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError, warn
-from causal_prune.explanation.cnn_features import Array, Heatmap, collect, frobenius_norm, heatmap
+from causal_prune.explanation.cnn_features import Array, collect, frobenius_norm
+from causal_prune.explanation.response_maps import Heatmap, Scale, heatmaps_of
 from causal_prune.importance import structural_equations
 from causal_prune.measure import evaluate
 from causal_prune.network.ambient_modes import plain_modes
-from causal_prune.network.hooks import outputs_of
 from causal_prune.network.running import attempt, copied, device_of
 from causal_prune.observation import FeatureMoments, moments_of
 
@@ -247,8 +247,8 @@ class CausalCNNExplainer:
         self,
         image_tensor: Tensor,
         *,
-        mean: Sequence[float] | None = IMAGENET_MEAN,
-        std: Sequence[float] | None = IMAGENET_STD,
+        mean: Scale = IMAGENET_MEAN,
+        std: Scale = IMAGENET_STD,
     ) -> list[Heatmap]:
         """Where the first convolution responds, weighted by its filters' importances.
 
@@ -264,25 +264,8 @@ class CausalCNNExplainer:
         Raises:
             InputError: If nothing was learned yet, or the shape is another one.
         """
-        images = image_tensor.detach()
-        images = images[None] if images.dim() == 3 else images
-        if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images):
-            raise InputError(
-                f"image_tensor: the shape is {tuple(image_tensor.shape)}; give (C, H, W) or (N, C, H, W) "
-                "with 1 or 3 channels"
-            )
-        first = next(iter(self.dag))
-        weights = torch.from_numpy(self.get_filter_importances()[first])
-        seen: list[Tensor] = []
-        with self._running() as model, torch.no_grad():
-            name = self.conv_layers[first][0]
-            layers = {name: model.get_submodule(name)}
-            with outputs_of(layers, lambda _, __, output: seen.append(output.detach().double().cpu())):
-                attempt("the model", model, images.to(self.device), "images")
-        return [
-            heatmap((weights[:, None, None] * maps).sum(dim=0), image, mean, std)
-            for maps, image in zip(seen[0], images, strict=True)
-        ]
+        with self._running() as model:
+            return heatmaps_of(model, image_tensor, self._of_first(), self._first_name(), mean, std)
 
     def visualize_heatmap_on_input(
         self,
@@ -291,8 +274,8 @@ class CausalCNNExplainer:
         cmap: str = "viridis",
         figsize: tuple[float, float] = (15, 5),
         *,
-        mean: Sequence[float] | None = IMAGENET_MEAN,
-        std: Sequence[float] | None = IMAGENET_STD,
+        mean: Scale = IMAGENET_MEAN,
+        std: Scale = IMAGENET_STD,
         show: bool = False,
     ) -> "Figure":
         """Draw image, heatmap and both over each other, one row per image.
@@ -312,10 +295,22 @@ class CausalCNNExplainer:
         Raises:
             InputError: As `heatmaps`.
         """
-        from causal_prune.explanation import cnn_plots as explainer_plots
+        from causal_prune.explanation.filter_figures import visualize_heatmap_on_input
 
-        maps = self.heatmaps(image_tensor, mean=mean, std=std)
-        return explainer_plots.heatmap_rows(maps, alpha=alpha, cmap=cmap, figsize=figsize, show=show)
+        importances, first = self._of_first(), self._first_name()
+        with self._running() as model:
+            return visualize_heatmap_on_input(
+                model,
+                image_tensor,
+                importances,
+                layer=first,
+                alpha=alpha,
+                cmap=cmap,
+                figsize=figsize,
+                mean=mean,
+                std=std,
+                show=show,
+            )
 
     def visualize_first_layer_filters(
         self, n_filters: int = 16, figsize: tuple[float, float] = (12, 8), *, show: bool = False
@@ -333,14 +328,12 @@ class CausalCNNExplainer:
         Raises:
             InputError: If `n_filters` is below 1.
         """
-        from causal_prune.explanation import cnn_plots as explainer_plots
+        from causal_prune.explanation.filter_figures import visualize_first_layer_filters
 
-        if n_filters < 1:
-            raise InputError(f"n_filters: {n_filters} is not at least 1")
-        first = next(iter(self.dag))
-        weights = self.conv_layers[first][1].weight.detach().double().cpu()
-        scores = self.filter_importances.get(first)
-        return explainer_plots.filters(weights[:n_filters], scores, figsize=figsize, show=show)
+        importances = self.filter_importances.get(next(iter(self.dag)))
+        return visualize_first_layer_filters(
+            self.model, importances, layer=self._first_name(), n_filters=n_filters, figsize=figsize, show=show
+        )
 
     def plot_importance_distribution(
         self, figsize: tuple[float, float] = (10, 6), *, show: bool = False
@@ -357,11 +350,11 @@ class CausalCNNExplainer:
         Raises:
             InputError: If nothing was learned yet.
         """
-        from causal_prune.explanation import cnn_plots as explainer_plots
+        from causal_prune.explanation.filter_figures import plot_importance_distribution
 
         scores = self.get_filter_importances()
         named = {self.conv_layers[index][0]: values for index, values in scores.items()}
-        return explainer_plots.boxes(named, figsize=figsize, show=show)
+        return plot_importance_distribution(named, figsize=figsize, show=show)
 
     def visualize_filter_tsne(
         self, layer_idx: int = 0, figsize: tuple[float, float] = (8, 6), *, show: bool = False
@@ -379,7 +372,7 @@ class CausalCNNExplainer:
         Raises:
             InputError: If the layer has no importances, or fewer than 3 filters.
         """
-        from causal_prune.explanation import cnn_plots as explainer_plots
+        from causal_prune.explanation.filter_figures import visualize_filter_tsne
 
         scores = self.get_filter_importances()
         if layer_idx not in scores:
@@ -388,9 +381,15 @@ class CausalCNNExplainer:
             raise InputError(
                 f"layer_idx: layer {layer_idx} has fewer than 3 filters; nothing can be laid out"
             )
-        name = self.conv_layers[layer_idx][0]
-        responses = self.filter_outputs[layer_idx].T
-        return explainer_plots.tsne(name, responses, scores[layer_idx], figsize=figsize, show=show)
+        features, name = self.filter_outputs[layer_idx], self.conv_layers[layer_idx][0]
+        return visualize_filter_tsne(features, scores[layer_idx], name=name, figsize=figsize, show=show)
+
+    def _first_name(self) -> str:
+        """The first convolution of the chain."""
+        return self.conv_layers[next(iter(self.dag))][0]
+
+    def _of_first(self) -> Array:
+        return self.get_filter_importances()[next(iter(self.dag))]
 
     @contextmanager
     def _running(self) -> Iterator[nn.Module]:

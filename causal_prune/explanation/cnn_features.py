@@ -1,13 +1,11 @@
-"""What `CausalCNNExplainer` reads off a network: one number per image and filter, and maps of one image."""
+"""What `CausalCNNExplainer` reads off a network: one number per image and filter."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -17,21 +15,6 @@ from causal_prune.network.running import Inputs, batch_size, inputs_of, on_devic
 from causal_prune.progress import track
 
 Array: TypeAlias = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Heatmap:
-    """What `visualize_heatmap_on_input` shows of one image.
-
-    Attributes:
-        raw: sum_i importance_i * map_i of the first convolution's raw output, scaled to 0..1; all 0 where it is flat.
-        heat: `raw` at the size of the image (bilinear).
-        image: The image as colours, shape (H, W, 3), 0..1.
-    """
-
-    raw: Array
-    heat: Array
-    image: Array
 
 
 def frobenius_norm(output: Tensor) -> Tensor:
@@ -109,33 +92,3 @@ def _features(output: Tensor, norm: Callable[[Tensor], Tensor], name: str, numbe
             f"it must return {tuple(output.shape[:2])}"
         )
     return features.double()
-
-
-def heatmap(
-    weighted: Tensor, image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Heatmap:
-    """A weighted map of responses beside its image.
-
-    Args:
-        weighted: Shape (h, w).
-        image: Normalised, shape (1 or 3, H, W).
-        mean: What was subtracted from the channels; with None, or one channel, the image is stretched to 0..1.
-        std: What they were divided by.
-
-    Returns:
-        The arrays.
-    """
-    raw = _stretched(weighted)
-    heat = F.interpolate(raw[None, None], image.shape[1:], mode="bilinear")[0, 0]
-    pixels = image.double().cpu()
-    if mean is None or std is None or len(image) == 1:
-        shown = _stretched(pixels)
-    else:
-        shown = pixels * pixels.new_tensor(std)[:, None, None] + pixels.new_tensor(mean)[:, None, None]
-    colours = shown.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
-    return Heatmap(raw.numpy(), heat.numpy(), colours.numpy())
-
-
-def _stretched(values: Tensor) -> Tensor:
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else torch.zeros_like(values)

@@ -5,6 +5,8 @@ from .documented import structural_equations as structural_equations
 from .methods import METHODS as METHODS
 from .methods import WITH_LABELS as WITH_LABELS
 from .methods import Parents as Parents
+from .pcace import correlations as correlations
+from .pcace import principal_components as principal_components
 from .scores import EliminationCurve as EliminationCurve
 from .scores import FilterScores as FilterScores
 from .scoring import score as score

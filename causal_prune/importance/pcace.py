@@ -64,14 +64,9 @@ def score(evidence: Evidence) -> FilterScores:
     producers = evidence.graph.producers
     inputs, label = _of_one_class(images, evidence.task)
     components, logits = _components(network, producers, inputs, label, evidence.task)
-    generator = np.random.default_rng(evidence.seed)
     filters: dict[str, Tensor] = {}
-    rows = [(name, row) for name, per_layer in components.items() for row in per_layer]
-    found = [correlation(row, logits) for _, row in track(rows, "pcace", unit="filter")]
-    ranked = np.argsort(found, kind="stable")
-    varied = [k for k in ranked if found[k] > 0]
-    chosen = [varied[k * len(varied) // PERMUTATIONS] for k in range(PERMUTATIONS)] if varied else []
-    chance = [correlation(rows[k][1], generator.permutation(logits)) for k in chosen]
+    rows = [row for per_layer in components.values() for row in per_layer]
+    found, chance = correlations(rows, logits, seed=evidence.seed)
     floor = float(np.mean(chance)) if chance else 0.0
     start = 0
     for name, per_layer in components.items():
@@ -79,6 +74,29 @@ def score(evidence: Evidence) -> FilterScores:
         filters[name] = (torch.tensor(values, dtype=torch.float64) - floor).clamp_min(0)
         start += len(per_layer)
     return from_filters("pcace", "correlation with a class's logit above chance", evidence.graph, filters)
+
+
+def correlations(
+    rows: Sequence[Sequence[Array]], logits: Array, *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> tuple[list[float], list[float]]:
+    """Correlations of filters with a class's logit, and what chance gives.
+
+    Args:
+        rows: Components of each filter (see `correlation`).
+        logits: Shape (images,).
+        permutations: Filters, spread over the ranks, whose logits are permuted.
+        seed: Of the permutations.
+
+    Returns:
+        One per filter; and one per permutation, none where no filter correlates at all.
+
+    Cost: one ACE each.
+    """
+    generator = np.random.default_rng(seed)
+    found = [correlation(row, logits) for row in track(rows, "pcace", unit="filter")]
+    varied = [int(k) for k in np.argsort(found, kind="stable") if found[k] > 0]
+    chosen = [varied[k * len(varied) // permutations] for k in range(permutations)] if varied else []
+    return found, [correlation(rows[k], generator.permutation(logits)) for k in chosen]
 
 
 def correlation(components: Sequence[Array], logits: Array) -> float:

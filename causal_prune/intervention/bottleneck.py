@@ -261,7 +261,8 @@ class InformationBottleneck:
         if known is None:
             raise InputError("analyze: mean and deviation are unknown; call estimate first")
         device, images = device_of(self._model), len(inputs)
-        alpha = torch.full((images, *known.shape), 5.0, device=device, requires_grad=True)
+        kind = inputs.dtype if inputs.is_floating_point() else torch.get_default_dtype()
+        alpha = torch.full((images, *known.shape), 5.0, dtype=kind, device=device, requires_grad=True)
         optimizer = torch.optim.Adam([alpha], lr=self._lr)
         repeated = inputs.to(device).repeat(self._copies, *[1] * (inputs.dim() - 1))
         generator = torch.Generator(device).manual_seed(self._seed)

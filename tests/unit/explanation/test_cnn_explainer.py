@@ -186,7 +186,7 @@ def test_grey_images_are_drawn_and_other_shapes_refused() -> None:
     drawn = explainer.heatmaps(images[:2])
     assert [each.image.shape for each in drawn] == [(8, 8, 3)] * 2
     assert drawn[0].image.min() == 0 and drawn[0].image.max() == 1
-    with pytest.raises(InputError, match="image_tensor: the shape is .5, 8, 8.; give"):
+    with pytest.raises(InputError, match="images: the shape is .5, 8, 8.; give"):
         explainer.heatmaps(torch.zeros(5, 8, 8))
     flat = explainer.heatmaps(torch.zeros(1, 8, 8))[0]
     assert np.isfinite(flat.heat).all()

@@ -1,4 +1,4 @@
-"""Numbers per image and filter, and the maps of one image, against loops."""
+"""Numbers per image and filter, against loops."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.explanation.cnn_features import collect, frobenius_norm, heatmap
+from causal_prune.explanation.cnn_features import collect, frobenius_norm
 from tests.unit.drawn_weights import drawn
 
 CPU = torch.device("cpu")
@@ -77,33 +77,3 @@ def test_what_cannot_be_collected_is_named(case) -> None:
         InputError, match=r"frobenius_norm_func: returned \(4, 3, 4\) for first; it must return"
     ):
         gathered(net, [images[:4]], lambda output: output.sum(2))
-
-
-def test_a_heatmap_is_stretched_and_enlarged() -> None:
-    weighted = torch.tensor([[1.0, 3.0], [5.0, 2.0]])
-    image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    found = heatmap(
-        weighted, (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None], mean, std
-    )
-    np.testing.assert_allclose(found.raw, [[0, 0.5], [1, 0.25]])
-    assert found.heat.shape == (4, 4)
-    # the corners of an enlarged picture are those of the small one, and between them it is linear
-    np.testing.assert_allclose(found.heat[0], [0, 0.125, 0.375, 0.5])
-    np.testing.assert_allclose(found.image, image.permute(1, 2, 0), atol=1e-6)
-
-
-def test_images_without_a_known_scale_are_stretched() -> None:
-    grey = torch.tensor([[[-2.0, 0.0], [1.0, 2.0]]])
-    expected = np.repeat(np.array([[0, 0.5], [0.75, 1]])[..., None], 3, axis=2)
-    for mean, std in ((None, None), ((0.5,), (0.5,))):
-        np.testing.assert_allclose(heatmap(torch.ones(2, 2), grey, mean, std).image, expected)
-    colours = torch.stack([grey[0], grey[0] * 2, grey[0] * 0])
-    found = heatmap(torch.ones(2, 2), colours, None, None).image
-    assert found.min() == 0 and found.max() == 1 and found.shape == (2, 2, 3)
-
-
-def test_values_outside_the_scale_are_cut_off_and_a_flat_map_is_zero() -> None:
-    found = heatmap(torch.full((2, 2), 7.0), torch.full((3, 2, 2), 9.0), (0.0,) * 3, (1.0,) * 3)
-    assert not found.raw.any() and not found.heat.any()
-    np.testing.assert_array_equal(found.image, np.ones((2, 2, 3)))

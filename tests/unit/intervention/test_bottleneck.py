@@ -102,10 +102,13 @@ def test_capacity_is_the_literal_fit(
     net: nn.Sequential, shape: tuple[int, int], sigma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, copies, beta, rate = 4, 2, 3.0, 0.7
-    images = drawn_images(*shape)
+    net, images = net.double(), drawn_images(*shape).double()
     with torch.no_grad():
-        seen, r = net[0](images).double(), net[0](images[7:8])[0].double()
-    draws = [torch.randn(2, *r.shape, generator=torch.Generator().manual_seed(k)) for k in range(steps)]
+        seen, r = net[0](images), net[0](images[7:8])[0]
+    draws = [
+        torch.randn(2, *r.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+        for k in range(steps)
+    ]
     bottleneck = fitted(net, images, steps=steps, copies=copies, beta=beta, sigma=sigma, lr=rate)
     left = iter(draws)
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: next(left))
@@ -116,21 +119,21 @@ def test_capacity_is_the_literal_fit(
     rows, columns = blur_matrix(r.shape[1], sigma), blur_matrix(r.shape[2], sigma)
     alpha = torch.full(r.shape, 5.0, dtype=torch.float64)
     first = second = torch.zeros_like(alpha)
-    tail = net[1:].double()
+    tail = net[1:]
     for step, draw in enumerate(draws, start=1):
         alpha = alpha.detach().requires_grad_()
         share = rows @ torch.sigmoid(alpha) @ columns.T
         passed = torch.distributions.Normal(share * (r - m) / s, 1 - share)
         capacity = torch.distributions.kl_divergence(passed, torch.distributions.Normal(0.0, 1.0))
         loss = beta * capacity.mean()
-        for noise in draw.double():
+        for noise in draw:
             z = share * r + (1 - share) * (m + s * noise)
             loss = loss + first_logit(tail(z[None]))[0] / copies
         (slope,) = torch.autograd.grad(loss, alpha)
         first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
         change = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
         alpha = alpha.detach() - rate * change
-    torch.testing.assert_close(found.double(), capacity.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found, capacity.detach(), rtol=1e-5, atol=1e-5)
     assert float(found.max()) > 0.05
 
 
@@ -150,6 +153,35 @@ def test_a_saliency_map_sums_channels_and_interpolates_between_pixels() -> None:
     torch.testing.assert_close(larger[:, 0, 0], bits[:, 0, 0])
     torch.testing.assert_close(larger[:, 0, 1], 0.75 * bits[:, 0, 0] + 0.25 * bits[:, 0, 1])
     torch.testing.assert_close(to_saliency_map(capacity[1], (4, 4)), larger[1])
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.0])
+def test_a_network_that_looks_at_one_corner_has_its_map_there(sigma: float) -> None:
+    class Corner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 3, 3, padding=1), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.conv(x))[:, :, :4, 8:].mean((2, 3)))
+
+    network, images = Corner(), torch.rand(40, 1, 12, 12, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(40) % 2
+    images[:, 0, :4, 8:] += labels[:, None, None]
+    with torch.no_grad():
+        network.conv.weight.fill_(1 / 9)
+        network.conv.bias.zero_()
+        network.head.weight.copy_(torch.tensor([[-20.0], [20.0]]).expand(2, 3))
+        network.head.bias.copy_(torch.tensor([60.0, -60.0]))
+    bottleneck = InformationBottleneck(network, "conv", sigma=sigma)
+    bottleneck.estimate([images])
+    found = bottleneck.analyze(
+        images[:4], lambda logits: F.cross_entropy(logits, labels[:4].repeat(10), reduction="none")
+    )
+    inside = found[:, :4, 8:].mean(dim=(1, 2))
+    outside = found[:, 6:].mean(dim=(1, 2))
+    # noise of the mean brightness is taken for a dark corner: only bright ones must pass
+    assert (inside[labels[:4] == 1] > 100 * outside.max()).all(), (inside, outside)
 
 
 def test_images_are_fitted_on_their_own(
