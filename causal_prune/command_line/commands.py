@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,6 +145,73 @@ def compare(
     return 0 if parity.passed else 1
 
 
+def explain(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle whose networks are explained.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER|FILE ...",
+            help="Images, as many as you like; test images of the bundle's data, if not given.",
+        ),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Maps to draw; `--methods all` draws every kind.")
+    ] = "grad_cam,integrated_gradients",
+    count: Annotated[int, typer.Option(min=1, help="Images at most; the picture shows up to 12.")] = 64,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pictures and table. [dim]\\[default: DIR/explanation][/]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with model, weights and data, for a bundle made in Python.")
+    ] = None,
+    print_json: Json = False,
+) -> int:
+    """Attribution maps of the dense and the compressed network side by side, and their drift."""
+    chosen = _methods(methods)
+    from causal_prune.command_line.explaining import explain_job
+    from causal_prune.command_line.standard_output import left_to_json
+    from causal_prune.command_line.tables import drift_lines
+    from causal_prune.report import drift_rows_told
+
+    with left_to_json(print_json):
+        found = explain_job(
+            folder,
+            images=images or (),
+            methods=chosen,
+            count=count,
+            out=out,
+            config=config,
+            device=device,
+        )
+    if print_json:
+        _print_json(found.to_json())
+        return 0
+    _print_tables(drift_lines(found.drifts))
+    _print_lines([drift_rows_told(), ""])
+    _print_lines([f"picture: {found.folder}/{drift.method}.png" for drift in found.drifts])
+    _print_lines([f"table: {found.folder}/drift.md and drift.json"])
+    return 0
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    """Names of maps, each once."""
+    from typing import get_args
+
+    from causal_prune.errors import InputError, nearest
+    from causal_prune.explanation import MapMethod
+
+    known = get_args(MapMethod)
+    names = [name.strip().replace("-", "_") for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in (*known, "all"):
+            hint = nearest(name, list(known)) or f"; known are {', '.join(known)} and all"
+            raise InputError(f"`methods`: {name} is no kind of map{hint}")
+    if not names:
+        raise InputError("`methods`: names no map")
+    return tuple(dict.fromkeys(known if "all" in names else names))
+
+
 def _settings(ctx: typer.Context, config: Path | None) -> "RunSettings":
     from causal_prune.command_line.flags import typed
     from causal_prune.command_line.settings import load_settings
@@ -222,6 +289,11 @@ COMMANDS: tuple[tuple[Callable[..., int], tuple[str, ...] | None, str], ...] = (
     ),
     (bench, None, "Example: causal-prune bench dense.onnx small.onnx --threads 2"),
     (compare, None, "Example: causal-prune compare before.onnx export/digits"),
+    (
+        explain,
+        None,
+        "Example: causal-prune explain export/digits --images photos cat.jpg --methods grad_cam,saliency",
+    ),
 )
 """Every command, the options whose flags it has (none named: all; None: those that it declares itself), an example."""
 
@@ -236,6 +308,38 @@ def named(arguments: Sequence[str]) -> set[str]:
         Their names.
     """
     return {command.__name__ for command, options, _ in COMMANDS if options is not None} & {*arguments}
+
+
+SEVERAL = ("--images",)
+"""Flags that take all that follows, up to the next flag."""
+
+
+def repeated(arguments: Sequence[str]) -> Iterator[str]:
+    """Give every value of a flag that takes several a flag of its own.
+
+    Args:
+        arguments: As they were typed.
+
+    Yields:
+        The arguments.
+
+    Example:
+        >>> list(repeated(["explain", "out", "--images", "a", "b", "--json"]))
+        ['explain', 'out', '--images', 'a', '--images', 'b', '--json']
+    """
+    taking: str | None = None
+    for argument in arguments:
+        if argument in SEVERAL:
+            taking, first = argument, True
+            yield argument
+        elif taking and not argument.startswith("-"):
+            if not first:
+                yield taking
+            first = False
+            yield argument
+        else:
+            taking = None
+            yield argument
 
 
 def app_for(arguments: Sequence[str]) -> typer.Typer:

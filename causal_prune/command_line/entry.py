@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 from typer.exceptions import TyperException
 
-from causal_prune.command_line.commands import app_for, named
+from causal_prune.command_line.commands import app_for, named, repeated
 from causal_prune.errors import CausalPruneError, CausalPruneNote, CausalPruneWarning
 
 INTERRUPTED = 130
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from causal_prune.progress import shown
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*repeated(sys.argv[1:] if argv is None else argv)]
     debug, start = "--debug" in arguments, _working_folder()
     try:
         with _plain_warnings(arguments, start), _no_interrupt_lost(), shown(sys.stderr.isatty()):

@@ -42,7 +42,7 @@ def run_job(settings: RunSettings, *, command: str) -> Compressed:
     options, start = _options(settings, command), Path.cwd()
     assert options.out is not None, "it has a default"
     check_out(options.out.expanduser(), force=options.force)
-    model, data = _dense(settings, start)
+    model, data = dense_and_data(settings, start)
     made = compress(model, data, options.model_copy(update={"out": anchored(options.out, start)}))
     return replace(made, bundle=options.out)
 
@@ -60,7 +60,7 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
         CausalPruneError: As `run_job`.
     """
     options = _options(settings, "")
-    chosen = choose(recipe_of(*_dense(settings, Path.cwd()), options), options)
+    chosen = choose(recipe_of(*dense_and_data(settings, Path.cwd()), options), options)
     return chosen.plan.target, layer_entries(chosen.graph, chosen.plan, chosen.moments)
 
 
@@ -81,7 +81,7 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
 
 def _to_trace(settings: RunSettings, start: Path) -> tuple[nn.Module, torch.Tensor]:
     if settings.from_bundle is not None:
-        model, data = _dense(settings, start)
+        model, data = dense_and_data(settings, start)
         return model, _example(data)
     if settings.model is None:
         return _small(settings), torch.rand(1, 1, 8, 8)
@@ -127,10 +127,18 @@ def _example(data: Data) -> torch.Tensor:
     return images[:2]
 
 
-def _dense(settings: RunSettings, start: Path) -> tuple[nn.Module, Data]:
+def dense_and_data(settings: RunSettings, start: Path) -> tuple[nn.Module, Data]:
     """The trained network and its data, checked against each other.
 
-    Relative paths count from `start`: a file of the user's may change the working folder.
+    Args:
+        settings: Where they come from.
+        start: Relative paths count from here: a file of the user's may change the working folder.
+
+    Returns:
+        Both.
+
+    Raises:
+        CausalPruneError: If one cannot be used, or they do not fit each other.
     """
     check_device(settings.device)
     if settings.model is not None and settings.from_bundle is None:
@@ -149,15 +157,24 @@ def _dense(settings: RunSettings, start: Path) -> tuple[nn.Module, Data]:
         within=start,
     )
     if settings.from_bundle is not None:
-        model = load(anchored(settings.from_bundle, start), lambda: _factory(settings, data, start))
+        model = load(anchored(settings.from_bundle, start), lambda: bare_network(settings, data, start))
     elif settings.model is None:
         model = _embedded(settings, data, start)
     check_fits(model, data, device=settings.device)
     return model, data
 
 
-def _factory(settings: RunSettings, data: Data, start: Path) -> nn.Module:
-    """The network that a bundle was first cut from, with any weights."""
+def bare_network(settings: RunSettings, data: Data, start: Path) -> nn.Module:
+    """The network that a bundle was first cut from, with any weights.
+
+    Args:
+        settings: Where it comes from.
+        data: Its images.
+        start: As for `dense_and_data`.
+
+    Returns:
+        The network.
+    """
     if settings.model is not None:
         return load_model(settings.model, settings.model_arg, within=start)
     return _small(settings, data.task.width(data.classes), _example(data).shape[1])

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from causal_prune.measure import Latency, speedup
-from causal_prune.report import LayerWidths, Target
+from causal_prune.report import LayerWidths, MapDrift, Target, drift_table
 from causal_prune.tracing import FilterGraph
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+DRIFT_HEADS = ("rank corr.", "overlap", "place", "images", "const.", "differ")
 _NUMBERS = {
+    *DRIFT_HEADS,
     "units",
     "filters",
     "inputs",
@@ -86,6 +88,24 @@ def inspection_tables(graph: FilterGraph) -> "tuple[Table, ...]":
             gone = group.size - len(graph.silence.kept.get(group.name, range(group.size)))
             silent.add_row(group.name, f"{len(units)} of {group.size}", str(gone))
     return (groups, layers, frozen, silent) if silent.rows else (groups, layers, frozen)
+
+
+def drift_lines(drifts: Iterable[MapDrift]) -> "Table":
+    """Lay out how far maps drifted.
+
+    Args:
+        drifts: By method.
+
+    Returns:
+        A table, with a part for each method.
+    """
+    table = _table("Do the networks look at the same things?", "maps of", *DRIFT_HEADS)
+    for drift in drifts:
+        table.add_row(f"[bold]{drift.method}[/]", *[""] * len(DRIFT_HEADS))
+        for name, *cells in drift_table(drift):
+            table.add_row(name, *cells[: len(DRIFT_HEADS)])
+        table.add_section()
+    return table
 
 
 def _table(title: str, *columns: str) -> "Table":

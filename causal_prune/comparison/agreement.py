@@ -17,7 +17,7 @@ from causal_prune.data import held_out, loader
 from causal_prune.errors import CausalPruneWarning, InputError
 from causal_prune.importance import WITH_LABELS, Ablation, FilterScores, ablate, joined
 from causal_prune.observation import FilterMoments, observe
-from causal_prune.report import AgreementSummary, Curve
+from causal_prune.report import AgreementSummary
 from causal_prune.tracing import FilterGraph
 
 Scores: TypeAlias = Tensor | Sequence[float] | npt.NDArray[np.floating]
@@ -151,19 +151,6 @@ def spread_units(sizes: Mapping[str, int], most: int, *, seed: int = 0) -> dict[
 JUDGED_UNITS = 16
 
 INTERVENTIONS, MOST_IMAGES = 100_000, 1000
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What is told of a choice besides its arms.
-
-    Attributes:
-        curve: Quality against the share of units removed.
-        agreement: How far the importances rank the units as ablation does; None where that means nothing.
-    """
-
-    curve: Curve
-    agreement: AgreementSummary | None
 
 
 def judge(

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from causal_prune.compensation import LayerRepair
 from causal_prune.measure import Cost, Latency, Measured
 from causal_prune.onnx_files import Parity
+from causal_prune.report import AgreementSummary, Curve, Harm, MapDrift, Picture
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,35 @@ class Outcome:
             causal=change(self.causal),
             others=tuple(change(arm) for arm in self.others),
         )
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of test images.
+
+    Attributes:
+        told: Its name, title and caption in the report.
+        figure: The picture.
+    """
+
+    told: Picture
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is told of a choice besides its arms.
+
+    Attributes:
+        curve: Quality against the share of units removed.
+        agreement: How far the importances rank the units as ablation does; None where that means nothing.
+        harm: Which test images were lost and gained; None where no image is right or wrong.
+        drifts: Whether the networks look at the same things, by method; none where it was not asked for.
+        sheets: Pictures of test images, and what the report says of each.
+    """
+
+    curve: Curve
+    agreement: AgreementSummary | None
+    harm: Harm | None = None
+    drifts: tuple[MapDrift, ...] = ()
+    sheets: tuple[Sheet, ...] = ()

@@ -87,6 +87,9 @@ class Data:
         calibration_source: Where the calibration images come from, for the report.
         task: What the labels are, and what is asked of a network.
         harmless_views: Whether mirror images and zoomed crops show what the images show (see `Views`).
+        mean: What was subtracted from pixels in 0..1, per channel, so that pictures can be shown in their colours;
+            empty where that is not known.
+        std: What they were divided by.
     """
 
     train: Images
@@ -98,6 +101,8 @@ class Data:
     calibration_source: str
     task: Task = STANDARD_TASK
     harmless_views: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def split(self) -> dict[str, int]:

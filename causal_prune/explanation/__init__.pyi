@@ -15,5 +15,16 @@ from .filter_figures import visualize_filter_tsne as visualize_filter_tsne
 from .filter_figures import visualize_first_layer_filters as visualize_first_layer_filters
 from .filter_figures import visualize_heatmap_on_input as visualize_heatmap_on_input
 from .filter_figures import visualize_top_filter_maps as visualize_top_filter_maps
+from .map_drift import Drift as Drift
+from .map_drift import Mapped as Mapped
+from .map_drift import between as between
 from .map_drift import drift as drift
+from .map_drift import mapped as mapped
+from .map_drift import mapped_anew as mapped_anew
 from .map_drift import randomised as randomised
+from .map_figures import MapRow as MapRow
+from .map_figures import map_figure as map_figure
+from .options import USUAL as USUAL
+from .options import MapMethod as MapMethod
+from .options import Reasons as Reasons
+from .response_maps import colours_of as colours_of

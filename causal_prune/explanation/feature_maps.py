@@ -1,7 +1,7 @@
 """The layer whose maps explain a network: found or named, its maps, and how a class's score moves with them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -28,12 +28,14 @@ class Explained:
         model: A copy in eval mode whose parameters need no gradient.
         images: Shape (images, channels, height, width), on the network's device; of their own.
         targets: The class that is explained, int64 of shape (images,).
+        predicted: The class that the network predicts, of the same shape.
         where: The device that the images came from.
     """
 
     model: nn.Module
     images: Tensor
     targets: Tensor
+    predicted: Tensor
     where: torch.device
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -74,8 +76,9 @@ def explained(verb: str, model: nn.Module, images: Tensor, targets: Targets) -> 
     own = images.detach().to(device_of(network), copy=True)
     with torch.no_grad():
         scores = torch.cat([scores_of(verb, network, part) for part in own.split(AT_ONCE)])
+    predicted = scores.argmax(dim=1)
     if targets is None:
-        return Explained(network, own, scores.argmax(dim=1), images.device)
+        return Explained(network, own, predicted, predicted, images.device)
     wanted = torch.as_tensor(targets).detach().to(own.device)
     wanted = wanted.expand(len(own)) if wanted.dim() == 0 else wanted
     if wanted.shape != (len(own),) or wanted.is_floating_point() or wanted.dtype == torch.bool:
@@ -86,7 +89,7 @@ def explained(verb: str, model: nn.Module, images: Tensor, targets: Targets) -> 
     outside = wanted[(wanted < 0) | (wanted >= scores.shape[1])]
     if len(outside):
         raise InputError(f"{verb}: target {int(outside[0])} is outside 0..{scores.shape[1] - 1}")
-    return Explained(network, own, wanted.long().clone(), images.device)
+    return Explained(network, own, wanted.long().clone(), predicted, images.device)
 
 
 def scores_of(verb: str, model: nn.Module, images: Tensor) -> Tensor:
@@ -209,7 +212,7 @@ def noisy_copies(verb: str, about: Explained, samples: int, noise: float, seed: 
     generator = torch.Generator().manual_seed(seed)
     for _ in track(range(samples), verb.replace("_", " "), unit="sample"):
         drawn = torch.randn(about.images.shape, generator=generator).to(about.images)
-        yield Explained(about.model, about.images + spread * drawn, about.targets, about.where)
+        yield replace(about, images=about.images + spread * drawn)
 
 
 def at_least_one(verb: str, **counts: int) -> None:

@@ -1,6 +1,7 @@
 """How far a compressed network has moved from the reasons of the dense one: their attribution maps, image by image."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,26 @@ MAPPED: dict[str, Callable[..., Tensor]] = {
 """Methods that give maps; activation maximisation gives images."""
 TOP = 0.2
 """The share of a map's places that counts as what it points at."""
+NOISE = 0.05
+"""Noise of images whose maps are drawn a second time, as a share of their range."""
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One network's maps of some images.
+
+    Attributes:
+        method: Of the maps.
+        maps: Shape (images, height, width).
+        targets: The class that is explained, by image.
+        predicted: The class that the network predicts, by image.
+    """
+
+    method: str
+    maps: Array
+    targets: NDArray[np.int64]
+    predicted: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -109,16 +129,104 @@ def drift(
         >>> float(drift(net, net, torch.rand(3, 1, 5, 5), method="saliency").summary()["spearman"])
         1.0
     """
+    first = mapped(dense, images, targets, method=method, **options)
+    return between(first, mapped(compressed, images, first.targets.tolist(), method=method, **options))
+
+
+@undisturbed
+def mapped(
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    *,
+    method: str,
+    calibration: Iterable[Any] | None = None,
+    **options: Any,
+) -> Mapped:
+    """One network's maps, to be compared with those of others.
+
+    Args:
+        model: A classifier.
+        images: Shape (N, C, H, W).
+        targets: Classes that are explained; None for what the network predicts.
+        method: A name in `MAPPED`.
+        calibration: Batches for a method that learns statistics of a layer; None for the images themselves.
+        **options: Of that function.
+
+    Returns:
+        The maps, and what they explain.
+
+    Raises:
+        InputError: If the method is unknown, or as that function raises it.
+
+    Cost: the method's.
+    """
     if method not in MAPPED:
         raise InputError(f"drift: method {method!r} is not one of {', '.join(MAPPED)}")
-    about = explained("drift", dense, images, targets)
-    ours = about if targets is None else explained("drift", dense, images, None)
-    theirs = explained("drift", compressed, images, None)
-    first, second = (
-        MAPPED[method](net, images, about.targets, **options).detach().double().cpu().flatten(1).numpy()
-        for net in (dense, compressed)
-    )
-    return compared(method, first, second, (ours.targets.cpu() == theirs.targets.cpu()).numpy())
+    about = explained("drift", model, images, targets)
+    if calibration is not None and _takes(method, "calibration"):
+        options["calibration"] = calibration
+    maps = MAPPED[method](about.model, images, about.targets, **options).detach().double().cpu().numpy()
+    return Mapped(method, maps, about.targets.cpu().numpy(), about.predicted.cpu().numpy())
+
+
+@undisturbed
+def mapped_anew(
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    *,
+    method: str,
+    calibration: Iterable[Any] | None = None,
+) -> Mapped:
+    """The same maps, drawn a second time: how far they differ from the first is no drift of a network.
+
+    Args:
+        model: A classifier.
+        images: Shape (N, C, H, W).
+        targets: As for `mapped`.
+        method: A name in `MAPPED`. One that draws noise gets another seed; for one that draws none the images get noise
+            of a twentieth of their range.
+        calibration: As for `mapped`.
+
+    Returns:
+        The maps.
+
+    Raises:
+        InputError: As `mapped`.
+
+    Cost: the method's.
+    """
+    if _takes(method, "seed"):
+        return mapped(model, images, targets, method=method, calibration=calibration, seed=1)
+    about = explained("drift", model, images, targets)
+    flat = about.images.flatten(1)
+    spread = (NOISE * (flat.amax(dim=1) - flat.amin(dim=1)))[:, None, None, None]
+    drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)).to(about.images)
+    noisy = (about.images + spread * drawn).to(images.device)
+    return mapped(model, noisy, about.targets, method=method, calibration=calibration)
+
+
+def between(first: Mapped, second: Mapped) -> Drift:
+    """Compare two networks' maps of the same images and classes.
+
+    Args:
+        first: Of the dense network.
+        second: Of the other.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        InputError: If they are not of one method, or not of the same images and classes.
+    """
+    if (first.method, first.maps.shape) != (second.method, second.maps.shape) or not np.array_equal(
+        first.targets, second.targets
+    ):
+        raise InputError("drift: maps of one method, of the same images and classes are needed")
+    rows = len(first.maps)
+    alike = first.predicted == second.predicted
+    return compared(first.method, first.maps.reshape(rows, -1), second.maps.reshape(rows, -1), alike)
 
 
 def compared(method: str, first: Array, second: Array, alike: NDArray[np.bool_]) -> Drift:
@@ -165,6 +273,10 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
     return other
+
+
+def _takes(method: str, option: str) -> bool:
+    return method in MAPPED and option in inspect.signature(MAPPED[method]).parameters
 
 
 def _top(values: Array) -> NDArray[np.bool_]:

@@ -26,10 +26,12 @@ class Measured:
     Attributes:
         predictions: Prediction per image, in the loader's order, shape (total,).
         merits: What every image counts, shape (total,): whether it was right, or a number; quality is their mean.
+        labels: What would have been right, shape (total,).
     """
 
     predictions: npt.NDArray[Any]
     merits: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
 
     @property
     def total(self) -> int:
@@ -119,4 +121,4 @@ def evaluate(
 
 
 def _measured(task: Task, predictions: Tensor, labels: Tensor) -> Measured:
-    return Measured(predictions.numpy(), task.merits(predictions, labels).numpy())
+    return Measured(predictions.numpy(), task.merits(predictions, labels).numpy(), labels.numpy())

@@ -123,6 +123,35 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     return PairedDifference(mean, sd, (mean - half, mean + half), wins, count)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p values for their number, step down (Holm 1979).
+
+    With the m values in order p_(1) <= ... <= p_(m), the corrected one of p_(j) is the largest of
+    min(1, (m - i + 1) p_(i)) over i <= j: the chance of one false claim among all stays below what is claimed.
+
+    Args:
+        p_values: 0 to 1.
+
+    Returns:
+        Corrected, in the order given.
+
+    Raises:
+        InputError: If one is outside 0..1.
+
+    Example:
+        >>> holm([0.04, 0.01, 0.03])
+        [0.06, 0.03, 0.06]
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise InputError(f"p_values={list(p_values)} must lie between 0 and 1")
+    count, largest = len(p_values), 0.0
+    corrected = [0.0] * count
+    for place, k in enumerate(sorted(range(count), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (count - place) * p_values[k]))
+        corrected[k] = largest
+    return corrected
+
+
 def interval_of_mean(values: npt.NDArray[Any]) -> tuple[float, float]:
     """Interval of a mean at 95 % confidence: Wilson's of truth values, Student's of numbers.
 

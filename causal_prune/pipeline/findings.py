@@ -88,6 +88,9 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         environment=environment(options.threads),
         options=options.by_key() if options.in_force is None else options.in_force,
         class_names=data.classes,
+        harm=judged.harm,
+        drifts=judged.drifts,
+        pictures=tuple(sheet.told for sheet in judged.sheets),
     )
 
 
@@ -96,6 +99,7 @@ def write_bundle(
     outcome: Outcome,
     planned: PruningPlan,
     report: Report,
+    judged: Judged,
     in_force: Mapping[str, JsonValue] | None = None,
 ) -> None:
     """Write what the export has not written: plan, weights, raw latencies, environment, report and pictures.
@@ -105,6 +109,7 @@ def write_bundle(
         outcome: The arms; the causal one's network is shipped.
         planned: Its plan.
         report: The report.
+        judged: Its pictures.
         in_force: The options of the command that repeats the run; None where no command does.
     """
     planned.save(folder / "plan.json")
@@ -115,6 +120,11 @@ def write_bundle(
     (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")
     (folder / "environment.json").write_text(json.dumps(report.environment, indent=2) + "\n")
     report.save(folder / "report.json")
+    figures = folder / "figures"
+    figures.mkdir()
+    for sheet in judged.sheets:
+        # without the Software field the same picture gives the same bytes on every matplotlib
+        sheet.figure.savefig(figures / f"{sheet.told.name}.png", dpi=110, metadata={"Software": None})
     with status("render the report"):
         render(folder)
 

@@ -5,7 +5,19 @@ from pathlib import Path
 
 from torch import nn
 
-from causal_prune.comparison import Judged, Rivals, curve_by_share, export_arms, judge, rivals_of, run_arms
+from causal_prune.comparison import (
+    Judged,
+    Rivals,
+    check_explained,
+    curve_by_share,
+    drifts_of,
+    export_arms,
+    harm_of,
+    judge,
+    rivals_of,
+    run_arms,
+    sheets_of,
+)
 from causal_prune.data import Data
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.pipeline.findings import assemble, write_bundle
@@ -55,16 +67,21 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
         ``result = cp.compress(model, data, keep_macs=0.5)``
     """
     recipe = recipe_of(model, data, options)
+    check_explained(recipe, options.explain)
     with workplace(options) as folder:
         chosen = choose(recipe, options)  # trace, observe, score, plan
         rivals = rivals_of(chosen.graph, chosen.moments, options.part(Rivals), options.seed)
         prove(recipe, chosen)
         outcome = run_arms(recipe, chosen.graph, chosen.plan, options.importance, rivals)
         outcome = export_arms(outcome, recipe, folder, options.threads, command=options.command)
+        harm = harm_of(outcome, data.classes)
         judged = Judged(
             curve_by_share(recipe, chosen.graph, chosen.scores, rivals),
             judge(recipe, chosen.graph, chosen.scores, chosen.rescore),
+            harm,
+            drifts_of(recipe, outcome, options.explain),
+            sheets_of(recipe, outcome, harm),
         )
         report = assemble(recipe, options, chosen, outcome, judged)
-        write_bundle(folder, outcome, chosen.plan, report, options.in_force)
+        write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force)
     return Compressed(outcome.causal.model, chosen.plan, report, options.out)

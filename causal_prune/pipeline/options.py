@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from causal_prune.comparison import Rivals
 from causal_prune.compensation import Repair
 from causal_prune.errors import InputError
+from causal_prune.explanation import Reasons
 from causal_prune.fine_tuning import Tuning
 from causal_prune.importance import METHODS, Parents
 from causal_prune.onnx_files import OnnxForm
@@ -109,7 +110,7 @@ class Record(OptionValues):
     ] = "causal_prune.compress(...)"
 
 
-class Options(Record, OnnxForm, Machine, Rivals, Tuning, Repair, Choice, Goal):
+class Options(Record, OnnxForm, Machine, Reasons, Rivals, Tuning, Repair, Choice, Goal):
     """Everything that `compress` can be told, as one value.
 
     It is made of keywords, of flags, of a file or of JSON; an option has the same name in all of them. It is written in

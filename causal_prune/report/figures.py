@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,44 +13,23 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from causal_prune.report.drift_figure import drift_by_network
+from causal_prune.report.palette import (
+    BLUE,
+    FAINT,
+    INK,
+    LOOKS,
+    MIDDLE,
+    MUTED,
+    ORANGE,
+    OTHER_LOOK,
+    STYLE,
+    WIDTH,
+)
 from causal_prune.report.report import Arm, Curve, LatencySummary, Report
 from causal_prune.report.wording import conditions, correlation, plural
 from causal_prune.report.yardstick import Yardstick
 
-# Okabe and Ito's palette: told apart by readers with any common kind of colour vision
-INK, MUTED, MIDDLE, FAINT = "#1f2933", "#66717c", "#9aa5b1", "#dde2e7"
-BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#a2558c"
-LOOKS = {
-    "dense": (INK, "s"),
-    "causal": (BLUE, "o"),
-    "causal-removed": (BLUE, "D"),
-    "random": (ORANGE, "o"),
-    "magnitude": (GREEN, "^"),
-}
-OTHER_LOOK = (PURPLE, "v")
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 11,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": "#e6eaee",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.columnspacing": 1.4,
-    "legend.fontsize": 10,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-}
-WIDTH = 6.4  # inches; two figures stand side by side on a wide screen
 ROW = 0.23  # inches per layer where each layer is a row
 SPREAD_FOR_LOG = 30.0  # largest / smallest score from which a linear axis would hide most filters
 LOG_FLOOR = 1e-5  # scores below this share of the largest are drawn at the left edge of a log axis
@@ -84,6 +62,11 @@ def draw_figures(report: Report, folder: Path) -> list[Plate]:
         ("widths", "Widths before and after", widths),
         ("importance", "Importance of the filters", importance_per_layer),
         ("agreement", "Agreement with ablation", agreement_by_group),
+        *(
+            (("drift", "Do the networks look at the same things?", drift_by_network),)
+            if report.drifts
+            else ()
+        ),
     )
     plates = []
     with matplotlib.rc_context(STYLE):

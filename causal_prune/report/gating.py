@@ -11,14 +11,12 @@ from causal_prune.errors import InputError
 from causal_prune.report.report import (
     FIRST_NAMES,
     ROUNDING,
-    Count,
-    Positive,
     Report,
-    Strict,
     checked,
     read_json,
     renamed,
 )
+from causal_prune.report.strict import Count, Positive, Strict
 from causal_prune.report.wording import standing
 from causal_prune.report.yardstick import ACCURACY, Yardstick
 

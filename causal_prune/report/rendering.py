@@ -1,20 +1,21 @@
-"""Render a bundle's `report.json` as `report.md`, `report.html` and `figures/*.png`; reads nothing else."""
+"""Render a bundle's `report.json` as text and figures; reads nothing else, but for the pictures that it names."""
 
 import base64
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from causal_prune.report import tables, wording
+from causal_prune.errors import InputError
+from causal_prune.report import reasons, tables, wording
 from causal_prune.report.figures import Plate, draw_figures
-from causal_prune.report.report import Report
+from causal_prune.report.report import Picture, Report
 from causal_prune.report.yardstick import NONE
 
 UNITS = ("%", "pp", "ms", "images", "seeds")
 
 
 def render(folder: Path) -> None:
-    """Write `report.md`, `report.html` and `figures/*.png` from `report.json`.
+    """Write `report.md`, `report.html` and `figures/*.png` from `report.json` and the pictures that it names.
 
     The same `report.json` gives the same text, byte for byte. The HTML is one file that needs no network
     and no script.
@@ -23,12 +24,13 @@ def render(folder: Path) -> None:
         folder: Holds `report.json`; receives the rest, replacing older renderings.
 
     Raises:
-        InputError: Where `report.json` is missing or does not fit the schema.
+        InputError: Where `report.json` is missing or does not fit the schema, or a picture that it names is missing.
     """
     report = Report.load(folder / "report.json")
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     plates = draw_figures(report, figures)
+    plates += [_picture(picture, figures) for picture in report.pictures]
     for plate in plates:
         if not plate.drawn:
             (figures / f"{plate.name}.png").unlink(missing_ok=True)
@@ -58,6 +60,7 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
         plates={plate.name: plate for plate in plates},
         image=image,
         words=wording,
+        reasons=reasons,
         verdict=verdict,
         evidence=evidence,
         standing=wording.standing(report),
@@ -71,6 +74,12 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
         classes=tables.class_rows(report),
         options=tables.option_rows(report),
     )
+
+
+def _picture(picture: Picture, figures: Path) -> Plate:
+    if not (figures / f"{picture.name}.png").is_file():
+        raise InputError(f"{figures / picture.name}.png: is missing; make the bundle again")
+    return Plate(picture.name, picture.title, picture.caption, drawn=True)
 
 
 def _cell(text: object) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
@@ -21,6 +20,9 @@ from pydantic import (
 )
 
 from causal_prune.errors import InputError
+from causal_prune.report.harm import Harm
+from causal_prune.report.map_drift import MapDrift
+from causal_prune.report.strict import Count, Positive, Share, Strict
 from causal_prune.report.target import Target
 from causal_prune.report.yardstick import ACCURACY, Yardstick
 
@@ -36,16 +38,7 @@ FIRST_NAMES = {
     "paired_p": "mcnemar_p",
 }
 """Keys of a file in which quality is a share of right images: others rely on them."""
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """A part of the report: immutable, without unknown keys, without NaN or infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Split(Strict):
@@ -192,14 +185,23 @@ class Curve(Strict):
         return self
 
 
+class Picture(Strict):
+    """A picture in the bundle that cannot be drawn from numbers: `figures/<name>.png`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z_]+$")]
+    title: str
+    caption: str
+
+
 class Report(Strict):
     """Everything that a bundle states. Accuracies are shares 0..1, latencies ms, sizes bytes.
 
     The arm `causal` is the network that the bundle ships; with mode "zero" an arm `causal-removed` may hold
     the same units physically removed. What `quality` means is told by the yardstick; where that counts images that are
     right, a file has the names that were there first: `accuracy`, `hits`, `mcnemar_p` (see `FIRST_NAMES`). `options`
-    are those in force, by key of a configuration; `class_names` stand in the order of the labels. Reports of earlier
-    versions lack these two.
+    are those in force, by key of a configuration; `class_names` stand in the order of the labels. `harm` is told of
+    classifiers, `drifts` if they were asked for, `pictures` are files of the bundle. Reports of earlier versions lack
+    these five.
     """
 
     schema_version: Literal[1]
@@ -230,6 +232,9 @@ class Report(Strict):
     environment: dict[str, str | int | float | bool | None]
     options: dict[str, JsonValue] = Field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    harm: Harm | None = None
+    drifts: tuple[MapDrift, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -29,16 +29,17 @@ def percent(share: float | None, digits: int = 2) -> str:
     return NONE if share is None else f"{100 * share:.{digits}f} %"
 
 
-def correlation(rho: float) -> str:
+def correlation(rho: float, digits: int = 2) -> str:
     """Write a rank correlation.
 
     Args:
         rho: -1..1.
+        digits: Digits after the point.
 
     Returns:
         For example "+0.48" or "−0.02".
     """
-    return f"{rho:+.2f}".replace("-", "−")
+    return f"{rho:+.{digits}f}".replace("-", "−")
 
 
 def quantity(number: float | None) -> str:

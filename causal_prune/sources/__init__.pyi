@@ -1,3 +1,4 @@
+from .chosen_images import read_chosen as read_chosen
 from .data import load_data as load_data
 from .factories import anchored as anchored
 from .fits import check_fits as check_fits

@@ -1,5 +1,6 @@
 """What `data` may name: digits, image folders, arrays, torchvision's data sets and the user's own."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from causal_prune.sources.image_folder import read_image_folder
 from causal_prune.sources.images import input_format
 from causal_prune.sources.splits import with_calibration
 
+SHOWN_AS_READ = ("digits", "imagefolder", "npz", "torchvision")
+"""Kinds of data whose pixels are scaled and normalised here, so that this can be undone; factories do it themselves."""
 FORMS = "digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or path/file.py:factory"
 
 
@@ -75,4 +78,8 @@ def load_data(
         splits = made
     else:
         raise InputError(f"data: '{spec}' is not one of {FORMS}")
-    return with_calibration(splits, calibration_images=calibration_images, seed=seed)
+    data = with_calibration(splits, calibration_images=calibration_images, seed=seed)
+    if kind not in SHOWN_AS_READ:
+        return data
+    channels = len(data.train[0][0])
+    return replace(data, mean=mean or (0.0,) * channels, std=std or (1.0,) * channels)

@@ -25,7 +25,8 @@ from causal_prune.tracing.network_trace import trace
 
 def accuracy(*hits: int) -> Measured:
     right = np.array(hits, dtype=bool)
-    return Measured(np.arange(len(right)), right)
+    places = np.arange(len(right))
+    return Measured(places, right, np.where(right, places, -1))
 
 
 def arm(name: str, end: Measured, seed: int | None = None) -> ArmResult:
