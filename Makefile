@@ -62,6 +62,10 @@ coverage-table: $(READY)  ## what can be cut: a table over torchvision's network
 engine-table: $(READY)  ## speed and memory of observe, score and repair, against their limits (15 minutes)
 	@$(BIN)/python -m tests.benchmarks.causal_engine
 
+.PHONY: bench-maps
+bench-maps: $(READY)  ## seconds of every attribution map, and the Grad-CAM family against its limit (two minutes)
+	@$(BIN)/python -m tests.benchmarks.maps
+
 .PHONY: bench-real-size
 bench-real-size: $(READY)  ## top-1 of pretrained ImageNet networks with few images; needs ../shared and weights, or skips
 	@$(BIN)/python -m tests.benchmarks.real_size

@@ -6,13 +6,11 @@ from .exports import export_arms as export_arms
 from .flips import harm_of as harm_of
 from .kept_reasons import check_explained as check_explained
 from .kept_reasons import drifts_of as drifts_of
-from .kept_reasons import explained_images as explained_images
+from .network_pair import Shown as Shown
+from .network_pair import side_by_side as side_by_side
 from .options import Rivals as Rivals
 from .outcome import ArmResult as ArmResult
 from .outcome import Judged as Judged
 from .outcome import Outcome as Outcome
 from .rivals import rivals_of as rivals_of
 from .share_curve import curve_by_share as curve_by_share
-from .side_by_side import Shown as Shown
-from .side_by_side import SideBySide as SideBySide
-from .side_by_side import side_by_side as side_by_side

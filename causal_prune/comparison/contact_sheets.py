@@ -13,6 +13,7 @@ from causal_prune.comparison.flips import flipped
 from causal_prune.comparison.outcome import Outcome, Sheet
 from causal_prune.errors import InputError
 from causal_prune.explanation import MapRow, colours_of, map_figure, mapped
+from causal_prune.network.running import copied
 from causal_prune.progress import status
 from causal_prune.report import Harm, Picture
 
@@ -76,7 +77,7 @@ def _maps(
     """Both networks' maps of every image, and how they were made; none where the network has no maps to show."""
     try:
         dense, causal = (
-            mapped(arm.model.to(recipe.device), images.to(recipe.device), labels, method=METHOD).maps
+            mapped(copied(arm.model).to(recipe.device), images.to(recipe.device), labels, method=METHOD).maps
             for arm in (outcome.dense, outcome.causal)
         )
     except InputError as error:

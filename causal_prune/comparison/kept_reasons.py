@@ -13,6 +13,7 @@ from causal_prune.comparison.outcome import Outcome
 from causal_prune.data import Images, held_out, loader
 from causal_prune.explanation import Drift, Mapped, between, mapped, mapped_anew, randomised
 from causal_prune.measure import paired_difference
+from causal_prune.network.running import copied
 from causal_prune.progress import track
 from causal_prune.report import DriftDifference, MapDrift, NetworkDrift
 
@@ -75,7 +76,7 @@ def _drift(recipe: Recipe, outcome: Outcome, images: Tensor, method: str) -> Map
     dense = mapped(recipe.dense, images, method=method, calibration=calibration)
     targets, maps = dense.targets.tolist(), []
     for arm in track((outcome.causal, *outcome.others), f"drift of {method}", unit="arm"):
-        network = arm.model.to(recipe.device)
+        network = copied(arm.model).to(recipe.device)
         found = mapped(network, images, targets, method=method, calibration=calibration)
         maps.append((arm.name, arm.seed, found))
     return drift_of_maps(recipe.dense, images, dense, maps, calibration=calibration, seed=recipe.seed)

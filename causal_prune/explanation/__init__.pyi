@@ -1,3 +1,4 @@
+from .attribution import InformationBottleneck as InformationBottleneck
 from .attribution import activation_maximisation as activation_maximisation
 from .attribution import information_bottleneck as information_bottleneck
 from .attribution import integrated_gradients as integrated_gradients
@@ -24,7 +25,6 @@ from .map_drift import mapped_anew as mapped_anew
 from .map_drift import randomised as randomised
 from .map_figures import MapRow as MapRow
 from .map_figures import map_figure as map_figure
-from .options import USUAL as USUAL
 from .options import MapMethod as MapMethod
 from .options import Reasons as Reasons
 from .response_maps import colours_of as colours_of

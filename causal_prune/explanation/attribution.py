@@ -18,12 +18,13 @@ from causal_prune.explanation.feature_maps import (
     Explained,
     Targets,
     at_least_one,
+    derived,
     explained,
     layer_of,
     noisy_copies,
     scores_of,
 )
-from causal_prune.intervention import InformationBottleneck
+from causal_prune.intervention import InformationBottleneck as InformationBottleneck
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.progress import track
 
@@ -138,7 +139,10 @@ def integrated_gradients(
     found = []
     for part, wanted in track(about.parts(), "integrated gradients", count=lambda each: len(each[0])):
         begin = start.expand(part.shape).contiguous()
-        added = method.attribute(part, begin, target=wanted, n_steps=steps, internal_batch_size=len(part) * 2)
+        with derived("integrated_gradients"):
+            added = method.attribute(
+                part, begin, target=wanted, n_steps=steps, internal_batch_size=len(part) * 2
+            )
         found.append(added.detach().sum(dim=1))
     return torch.cat(found).to(about.where)
 
@@ -189,7 +193,8 @@ def information_bottleneck(
             scores = outputs if isinstance(outputs, Tensor) else outputs[0]
             return functional.cross_entropy(scores, wanted.repeat(len(scores) // rows), reduction="none")
 
-        found.append(bottleneck.analyze(part, loss))
+        with derived(verb):
+            found.append(bottleneck.analyze(part, loss))
     return torch.cat(found).to(about.where)
 
 
@@ -240,7 +245,8 @@ def activation_maximisation(
             scores = scores_of(verb, about.model, x).gather(1, about.targets[:, None]).sum()
             jumps = x.diff(dim=2).abs().sum() + x.diff(dim=3).abs().sum()
             loss = variation * jumps + decay * x.square().sum() - scores
-            (x.grad,) = torch.autograd.grad(loss, [x])
+            with derived(verb):
+                (x.grad,) = torch.autograd.grad(loss, [x])
         optimizer.step()
     return x.detach().to(about.where)
 
@@ -252,7 +258,8 @@ def _slopes(about: Explained, images: Tensor, targets: Tensor) -> Tensor:
     def loss(x: Tensor) -> Tensor:
         return functional.cross_entropy(scores_of("saliency", about.model, x), targets, reduction="none")
 
-    found: Tensor = Saliency(loss).attribute(images.clone().requires_grad_(), abs=False)
+    with derived("saliency"):
+        found: Tensor = Saliency(loss).attribute(images.clone().requires_grad_(), abs=False)
     return found.detach()
 
 

@@ -1,13 +1,14 @@
 """The layer whose maps explain a network: found or named, its maps, and how a class's score moves with them."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from causal_prune.errors import InputError
+from causal_prune.errors import InputError, first_line
 from causal_prune.network.hooks import outputs_of
 from causal_prune.network.layer_kinds import Convolution
 from causal_prune.network.running import attempt, copied, device_of
@@ -160,6 +161,27 @@ def layer_of(verb: str, about: Explained, layer: str | None) -> str:
     return next(name for name, shape in reversed(ran[last:]) if shape == ran[last][1])
 
 
+@contextmanager
+def derived(verb: str) -> Iterator[None]:
+    """Say so where a score has no derivative, as behind a step or a detached tensor.
+
+    Args:
+        verb: The function, for errors.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: If torch finds no derivative inside the block.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except RuntimeError as error:
+        raise InputError(f"{verb}: the scores have no derivative here ({first_line(error)})") from error
+
+
 def maps_and_gradients(about: Explained, layer: str) -> Iterator[tuple[Tensor, Tensor]]:
     """The maps of a layer, and how the score of the class that is explained moves with them.
 
@@ -184,7 +206,8 @@ def maps_and_gradients(about: Explained, layer: str) -> Iterator[tuple[Tensor, T
         with torch.enable_grad(), outputs_of(module, keep):
             scores = scores_of("explain", about.model, images)
             chosen = scores.gather(1, targets[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, [held[-1]])
+            with derived("explain"):
+                (gradient,) = torch.autograd.grad(chosen, [held[-1]])
         yield held[-1].detach(), gradient
 
 

@@ -33,7 +33,7 @@ MAPPED: dict[str, Callable[..., Tensor]] = {
 """Methods that give maps; activation maximisation gives images."""
 TOP = 0.2
 """The share of a map's places that counts as what it points at."""
-NOISE = 0.05
+NOISE = 0.01
 """Noise of images whose maps are drawn a second time, as a share of their range."""
 Array = NDArray[np.float64]
 
@@ -186,7 +186,7 @@ def mapped_anew(
         images: Shape (N, C, H, W).
         targets: As for `mapped`.
         method: A name in `MAPPED`. One that draws noise gets another seed; for one that draws none the images get noise
-            of a twentieth of their range.
+            of a hundredth of their range.
         calibration: As for `mapped`.
 
     Returns:

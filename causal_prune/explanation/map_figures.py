@@ -71,7 +71,8 @@ def map_figure(
     width = 1 if not rows[0].maps else 4 if difference else 3
     lines = -(-len(rows) // across)
     text = max(row.caption.count("\n") + 1 for row in rows)
-    size = (across * width * CELL + 0.2, lines * (CELL + text * TEXT_LINE) + 0.75)
+    legend = 0.75 if rows[0].maps else 0.0
+    size = (across * width * CELL + 0.2, lines * (CELL + text * TEXT_LINE) + legend)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(lines, across * width, squeeze=False)
     for axes in grid.ravel():

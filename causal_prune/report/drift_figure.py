@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
@@ -75,8 +76,9 @@ def _panel(axes: Axes, rows: list[tuple[str, str, tuple[NetworkDrift, ...]]], me
         )
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks([])
+    drawn = [value for line in axes.lines for value in np.asarray(line.get_xdata(), dtype=np.float64)]
+    axes.set_xlim(min([-0.05, *(value - 0.1 for value in drawn)]), 1.05)
     axes.axvline(0, color=INK, linewidth=0.6)
-    axes.set_xlim(-0.55 if measure == "spearman" else -0.05, 1.05)
     axes.grid(True, axis="x")
     axes.tick_params(labelsize=9)
     axes.xaxis.set_major_locator(MultipleLocator(0.5))

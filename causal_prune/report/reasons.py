@@ -65,14 +65,15 @@ def exemplars_told(harm: Harm) -> str:
     """
     found = harm.exemplars
     votes = (
-        f"most of the {found.population} pruned networks of this run (its arms and their seeds are the population)"
+        f"most of the {found.population} pruned networks of this run (its arms and their seeds are the population) "
+        "predict"
         if found.population > 1
-        else "the one pruned network of this run (a population of one tells little)"
+        else "the one pruned network of this run (a population of one tells little) predicts"
     )
     if not found.count:
-        return f"There is no image on which {votes} predict another class than the dense network."
+        return f"There is no image on which {votes} another class than the dense network."
     return (
-        f"On {plural(found.count, 'image')} {votes} predict another class than the dense network, which has "
+        f"On {plural(found.count, 'image')} {votes} another class than the dense network, which has "
         f"{percent(found.dense_right, 1)} of these right, causal {percent(found.causal_right, 1)}: look at these first."
     )
 
@@ -132,25 +133,21 @@ def _against_random(drift: MapDrift) -> str:
     found = drift.causal_minus_random
     if found is None:
         return ""
-    low, high = found.ci95 or (-1.0, 1.0)
-    verdict = (
-        "better than"
-        if low > 0
-        else "worse than"
-        if high < 0
-        else "as well as"
-        if found.ci95
-        else "to a degree that one seed cannot tell from"
-    )
-    told = (
-        ""
-        if found.ci95 is None
-        else f", 95 % interval over the seeds {_agreement(low)} to {_agreement(high)}"
-    )
     wins, seeds = found.wins_of
+    ahead = f"ahead of {wins} of {seeds}"
+    if found.ci95 is None:
+        return (
+            "On the same images one random arm cannot tell whether causal pruning kept the reasons better: "
+            f"{_agreement(found.mean)}; {ahead}."
+        )
+    low, high = found.ci95
+    better, worse = low > 0, high < 0
+    verdict = "better than" if better else "worse than" if worse else "as well as"
+    sure = "" if better or worse else ", as far as this run can tell"
     return (
-        f"On the same images causal pruning kept the reasons {verdict} random pruning: {_agreement(found.mean)} on "
-        f"average{told}; ahead of {wins} of {seeds}."
+        f"On the same images causal pruning kept the reasons {verdict} random pruning{sure}: "
+        f"{_agreement(found.mean)} on average, 95 % interval over the seeds {_agreement(low)} to "
+        f"{_agreement(high)}; {ahead}."
     )
 
 

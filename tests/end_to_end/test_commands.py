@@ -17,7 +17,7 @@ from causal_prune.report.bundle import write_sums
 from causal_prune.report.report import Report, hits_to_text
 from causal_prune.sources.models import load_model
 
-COMMANDS = ("run", "inspect", "gate", "bench", "compare")
+COMMANDS = ("run", "inspect", "gate", "bench", "compare", "explain")
 
 
 # --- help ---

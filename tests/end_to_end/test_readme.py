@@ -68,7 +68,7 @@ def clone(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_commands_work(clone: Path, files, capsys: pytest.CaptureFixture[str], brief_training) -> None:
     before = files(clone)
     called = commands()
-    assert {command[0] for command in called} == {"run", "inspect", "gate", "bench", "compare"}
+    assert {command[0] for command in called} == {"run", "inspect", "gate", "bench", "compare", "explain"}
     for command in called:
         # whole runs are tested elsewhere
         planned = ["--dry-run"] if command[0] == "run" and "--dry-run" not in command else []
@@ -76,6 +76,7 @@ def test_commands_work(clone: Path, files, capsys: pytest.CaptureFixture[str], b
         lenient = ["--min-speedup", "0.01"] if "--min-speedup" in command else []
         assert main([*command, *planned, *lenient]) == 0, (command, capsys.readouterr().err)
         assert capsys.readouterr().err == ""
+    shutil.rmtree(clone / "export" / "digits" / "explanation")
     assert files(clone) == before
 
 
@@ -85,7 +86,9 @@ def brief_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_that_the_text_names_exist(cli) -> None:
-    helped = "".join(cli(command, "--help").out for command in ("run", "inspect", "gate", "bench", "compare"))
+    helped = "".join(
+        cli(command, "--help").out for command in ("run", "inspect", "gate", "bench", "compare", "explain")
+    )
     named = set(re.findall(r"--[a-z][a-z-]+", README)) - {"--help", "--debug"}
     assert named <= set(re.findall(r"--[a-z][a-z-]+", helped))
 

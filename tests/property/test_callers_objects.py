@@ -5,6 +5,7 @@ eval mode, and has modules in different modes, gradients and hooks of the caller
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import causal_prune as cp
+from causal_prune import explanation
 from causal_prune.compensation import repair
+from causal_prune.explanation import (
+    activation_maximisation,
+    drift,
+    pcace_ranking,
+    visualize_heatmap_on_input,
+    visualize_top_filter_maps,
+)
+from causal_prune.explanation.map_drift import MAPPED
 from causal_prune.importance.ablation import ablate
 from causal_prune.importance.methods import METHODS
 from causal_prune.measure import count_cost, evaluate
@@ -123,6 +133,21 @@ VERBS: dict[str, Verb] = {
     ),
     "CausalCNNExplainer": lambda s, batches, _: cp.CausalCNNExplainer(s.net).collect_data(batches),
     **{
+        f"explanation {name}": lambda s, batches, _, name=name: MAPPED[name](s.net, batches[0][0][:6])
+        for name in MAPPED
+    },
+    "explanation activation_maximisation": lambda s, batches, _: activation_maximisation(
+        s.net, batches[0][0][:6], steps=2
+    ),
+    "explanation drift": lambda s, batches, _: drift(s.net, s.small, batches[0][0][:6]),
+    "explanation pcace_ranking": lambda s, batches, _: pcace_ranking(s.net, batches[0][0], 1, permutations=2),
+    "explanation visualize_heatmap_on_input": lambda s, batches, _: visualize_heatmap_on_input(
+        s.net, batches[0][0][:2], [0.1] * 8
+    ),
+    "explanation visualize_top_filter_maps": lambda s, batches, _: visualize_top_filter_maps(
+        s.net, batches[0][0][:2], [0.1] * 8
+    ),
+    **{
         f"score {method}": lambda s, batches, _, method=method: cp.score(
             s.graph, s.moments, method=method, model=s.net, labelled=batches
         )
@@ -141,8 +166,21 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def test_every_verb_that_explains_is_in_the_table() -> None:
+    told = {name.split()[1] for name in VERBS if name.startswith("explanation ")}
+    verbs = {
+        name
+        for name in explanation.__all__
+        if callable(each := getattr(explanation, name))
+        and next(iter(inspect.signature(each).parameters.values()), None) is not None
+        and {"images"} <= {*inspect.signature(each).parameters}
+    }
+    assert {each for each in verbs if each not in ("Mapped", "mapped", "mapped_anew")} <= told
+
+
 def test_every_public_name_is_a_verb_of_the_table_or_runs_no_network() -> None:
     named = {name.split()[0] for name in VERBS}
+    named -= {"explanation"}
     assert {*cp.__all__} - OTHERS - named - {"__version__"} == set()
 
 

@@ -7,7 +7,19 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError
-from causal_prune.explanation.map_drift import MAPPED, compared, drift, randomised
+from causal_prune.explanation.map_drift import (
+    MAPPED,
+    between,
+    compared,
+    drift,
+    mapped,
+    mapped_anew,
+    randomised,
+)
+from causal_prune.importance.scores import FilterScores
+from causal_prune.planning.unit_choice import plan
+from causal_prune.surgery.removal import remove
+from causal_prune.tracing.network_trace import trace
 from tests.unit.drawn_weights import drawn
 
 
@@ -85,6 +97,23 @@ def test_a_network_without_its_detector_has_drifted(method: str) -> None:
     assert gone["iou"] < 0.5 and gone["spearman"] < 0.8, gone
 
 
+def test_a_network_whose_detector_was_pruned_has_drifted() -> None:
+    images = 0.35 + 0.15 * torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[:, :, 4:9, 5:10] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    dense = Shortcut()
+    graph = trace(dense, images[:2])
+    (group,) = graph.prunable
+    small = {}
+    for gone in range(2):
+        scores = FilterScores("chosen", "", {group.name: torch.tensor([float(gone), 1.0 - gone])}, {})
+        small[gone] = remove(dense, plan(graph, scores, remove_filters=0.5))
+        assert small[gone].conv.weight.shape[0] == 1
+    found = {gone: drift(dense, net, images, method="grad_cam").summary() for gone, net in small.items()}
+    without_detector, without_the_other = found[0], found[1]
+    assert without_detector["pointing"] == 0 and without_the_other["pointing"] == 1, found
+    assert without_detector["iou"] < 0.5 and without_detector["spearman"] < 0.8, found
+
+
 def test_the_floor_is_a_network_that_has_learned_nothing() -> None:
     net = drawn(Shortcut())
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -125,3 +154,47 @@ def test_both_networks_explain_what_the_dense_one_predicts() -> None:
         "of the class that it predicts itself its maps are those of the dense network"
     )
     assert not drift(dense, swapped, images, [0, 0, 1], method="cam").alike.any()
+
+
+def test_maps_drawn_again_have_another_seed_or_images_with_a_little_noise() -> None:
+    net, images = Shortcut(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    once = mapped(net, images, method="smooth_grad")
+    again = mapped_anew(net, images, method="smooth_grad")
+    by_hand = MAPPED["smooth_grad"](net, images, seed=1).double().numpy()
+    assert not np.array_equal(once.maps, again.maps)
+    np.testing.assert_allclose(again.maps, by_hand, rtol=1e-6)
+    spread = 0.01 * (images.flatten(1).amax(1) - images.flatten(1).amin(1))[:, None, None, None]
+    noisy = images + spread * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    expected = MAPPED["grad_cam"](net, noisy, net(images).argmax(1)).double().numpy()
+    found = mapped_anew(net, images, method="grad_cam")
+    np.testing.assert_allclose(found.maps, expected, rtol=1e-5, atol=1e-7)
+    assert torch.equal(images, before)
+    np.testing.assert_array_equal(found.maps, mapped_anew(net, images, method="grad_cam").maps)
+    with pytest.raises(InputError, match="drift: method 'lime' is not one of"):
+        mapped_anew(net, images, method="lime")
+
+
+def test_statistics_of_a_layer_come_from_calibration_images_where_a_method_learns_some() -> None:
+    net, images = Shortcut(), torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    others = [torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))]
+    own, learned = (
+        mapped(net, images, method="information_bottleneck", calibration=given) for given in (None, others)
+    )
+    assert not np.allclose(own.maps, learned.maps)
+    plain, ignored = (mapped(net, images, method="saliency", calibration=given) for given in (None, others))
+    np.testing.assert_array_equal(plain.maps, ignored.maps)
+
+
+def test_maps_of_other_images_classes_or_methods_are_not_compared() -> None:
+    net, images = Shortcut(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    first = mapped(net, images, 0, method="grad_cam")
+    for other in (
+        mapped(net, images, 1, method="grad_cam"),
+        mapped(net, images, 0, method="saliency"),
+        mapped(net, images[:3], 0, method="grad_cam"),
+    ):
+        with pytest.raises(InputError, match="drift: maps of one method, of the same images and classes"):
+            between(first, other)
+    same = mapped(net, images, 1, method="grad_cam")
+    assert between(same, same).iou.tolist() == [1.0] * 4

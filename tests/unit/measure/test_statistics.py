@@ -10,6 +10,7 @@ import pytest
 
 from causal_prune.errors import InputError
 from causal_prune.measure.statistics import (
+    holm,
     interval_of_mean,
     mcnemar_exact,
     paired_difference,
@@ -110,6 +111,17 @@ def test_paired_difference_refuses_nothing_and_nan(values: list[float], told: st
     message = "^differences=" + told.replace("[", r"\[").replace("]", r"\]")
     with pytest.raises(InputError, match=message + " must be one or more finite numbers$"):
         paired_difference(values)
+
+
+@pytest.mark.parametrize("values", [[0.04, 0.01, 0.03, 0.005], [0.5], [], [1.0, 1.0, 0.2], [0.01, 0.01, 0.9]])
+def test_holm_is_the_step_down_definition(values: list[float]) -> None:
+    found = holm(values)
+    order = sorted(values)
+    for p, corrected in zip(values, found, strict=True):
+        last = max(k for k, each in enumerate(order) if each == p)
+        assert corrected == pytest.approx(max(min(1, (len(values) - i) * order[i]) for i in range(last + 1)))
+    with pytest.raises(InputError, match=r"p_values=\[-0.1\] must lie between 0 and 1"):
+        holm([-0.1])
 
 
 def test_the_interval_of_a_mean_is_wilsons_of_truth_values_and_students_of_numbers() -> None:

@@ -19,6 +19,7 @@ from matplotlib import image
 from causal_prune.errors import InputError
 from causal_prune.report.rendering import render
 from causal_prune.report.report import Report
+from tests.unit.report import made_reasons
 
 Fake = Callable[..., Report]
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,6 +56,22 @@ def test_the_same_report_gives_the_same_bytes(fake: Fake, tmp_path: Path) -> Non
     _rendered(fake(), tmp_path / "b")
     names = ["report.md", "report.html", *(f"figures/{name}.png" for name in FIGURES)]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+
+
+def test_pictures_that_the_report_names_are_shown_and_missing_ones_told(fake: Fake, tmp_path: Path) -> None:
+    named = [{"name": "flipped", "title": "Flipped", "caption": "One of 9 images."}]
+    report = fake(harm=made_reasons.harm(), pictures=named, drifts=[made_reasons.drift()])
+    report.save(tmp_path / "report.json")
+    with pytest.raises(InputError, match=r"figures/flipped.png: is missing; make the bundle again"):
+        render(tmp_path)
+    (tmp_path / "figures" / "flipped.png").write_bytes(b"a picture")
+    text, html = _rendered(report, tmp_path)
+    assert "![Flipped](figures/flipped.png)" in text and "One of 9 images." in html
+    assert "YSBwaWN0dXJl" in html, "it is in the page"
+    assert "drift" in _drawn(tmp_path) and "figures/drift.png" in text
+    assert "a\\|b" in text and "<th>a|b</th>" in html
+    plain, _ = _rendered(fake(), tmp_path / "plain")
+    assert "Which images paid" not in plain and "same things" not in plain
 
 
 @pytest.mark.parametrize("depth", [5, 60])

@@ -105,7 +105,7 @@ def side_by_side(
 
 
 def _remark(spearman: float) -> str:
-    return "difference" if np.isnan(spearman) else f"difference ({correlation(spearman)})"
+    return "difference" if np.isnan(spearman) else f"difference (corr. {correlation(spearman)})"
 
 
 def _short(name: str, most: int = 22) -> str:
