@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from causal_prune.command_line.jobs import bare_network, dense_and_data
 from causal_prune.command_line.settings import RunSettings, load_settings
 from causal_prune.comparison import Shown, side_by_side
-from causal_prune.data import Data, loader
+from causal_prune.data import Data, loader, with_pairs
 from causal_prune.errors import InputError, warn
 from causal_prune.machine import check_device
 from causal_prune.measure import evaluate
@@ -96,6 +96,7 @@ def explain_job(
     report, settings = Report.load(bundle / "report.json"), _settings(bundle, config, device)
     with _folder(anchored(out or bundle / "explanation", start)) as partial:
         dense, data = dense_and_data(settings, start)
+        data = with_pairs(data)
         if not data.task.has_classes:
             raise InputError("`methods`: maps explain classes, and the data of this bundle have none")
         small = load(anchored(bundle, start), lambda: bare_network(settings, data, start))

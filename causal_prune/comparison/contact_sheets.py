@@ -1,6 +1,6 @@
 """Pictures of the test images that paid: what they are, what the networks say, and where both look."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -38,18 +38,24 @@ def sheets_of(recipe: Recipe, outcome: Outcome, harm: Harm | None) -> tuple[Shee
     """
     if harm is None:
         return ()
-    with status("draw the images that paid"):
-        found = (_flipped(recipe, outcome), _exemplars(recipe, harm))
-    return tuple(sheet for sheet in found if sheet is not None)
-
-
-def _flipped(recipe: Recipe, outcome: Outcome) -> Sheet | None:
     dense, causal = outcome.dense.stages.end, outcome.causal.stages.end
     lost, gained = flipped(dense, causal)
     chosen = [*_spread(lost, LOST), *_spread(gained, GAINED)]
+    voted = harm.exemplars.images[:EXEMPLARS]
+    with status("draw the images that paid"):
+        fetched = {k: recipe.data.test[k][0] for k in {*chosen, *(each.image for each in voted)}}
+        found = (_flipped(recipe, outcome, chosen, fetched), _exemplars(recipe, harm, fetched))
+    return tuple(sheet for sheet in found if sheet is not None)
+
+
+def _flipped(
+    recipe: Recipe, outcome: Outcome, chosen: Sequence[int], fetched: Mapping[int, Tensor]
+) -> Sheet | None:
     if not chosen:
         return None
-    images = torch.stack([recipe.data.test[k][0] for k in chosen])
+    dense, causal = outcome.dense.stages.end, outcome.causal.stages.end
+    lost, gained = flipped(dense, causal)
+    images = torch.stack([fetched[k] for k in chosen])
     labels = torch.from_numpy(dense.labels[chosen])
     maps, how = _maps(recipe, outcome, images, labels)
     rows = [
@@ -86,14 +92,14 @@ def _maps(
     return list(zip(dense, causal, strict=True)), how
 
 
-def _exemplars(recipe: Recipe, harm: Harm) -> Sheet | None:
+def _exemplars(recipe: Recipe, harm: Harm, fetched: Mapping[int, Tensor]) -> Sheet | None:
     found = harm.exemplars
     shown = found.images[:EXEMPLARS]
     if not shown:
         return None
     rows = [
         MapRow(
-            colours_of(recipe.data.test[each.image][0], recipe.data.mean, recipe.data.std),
+            colours_of(fetched[each.image], recipe.data.mean, recipe.data.std),
             f"{_name(recipe, each.label)}\ndense: {_name(recipe, each.dense)}\n"
             f"{each.disagreeing} of {found.population}: {_name(recipe, each.arms)}",
         )

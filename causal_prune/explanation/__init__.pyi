@@ -1,9 +1,11 @@
 from .attribution import InformationBottleneck as InformationBottleneck
+from .attribution import StreamingMeanStd as StreamingMeanStd
 from .attribution import activation_maximisation as activation_maximisation
 from .attribution import information_bottleneck as information_bottleneck
 from .attribution import integrated_gradients as integrated_gradients
 from .attribution import saliency as saliency
 from .attribution import smooth_grad as smooth_grad
+from .attribution import to_saliency_map as to_saliency_map
 from .class_activation import cam as cam
 from .class_activation import grad_cam as grad_cam
 from .class_activation import grad_cam_plus_plus as grad_cam_plus_plus

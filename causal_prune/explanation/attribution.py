@@ -25,6 +25,8 @@ from causal_prune.explanation.feature_maps import (
     scores_of,
 )
 from causal_prune.intervention import InformationBottleneck as InformationBottleneck
+from causal_prune.intervention import StreamingMeanStd as StreamingMeanStd
+from causal_prune.intervention import to_saliency_map as to_saliency_map
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.progress import track
 

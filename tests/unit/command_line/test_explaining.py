@@ -35,7 +35,7 @@ def test_an_earlier_explanation_is_replaced_and_notes_stay(tmp_path: Path) -> No
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("stop", [InputError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("stop", [InputError("no"), KeyboardInterrupt("no")])
 def test_what_was_there_stays_after_an_error(tmp_path: Path, stop: BaseException) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -46,7 +46,7 @@ def test_what_was_there_stays_after_an_error(tmp_path: Path, stop: BaseException
             write(partial, cam_png="new")
             raise stop
 
-    with pytest.raises(type(stop), match=str(stop)):
+    with pytest.raises(type(stop), match="no"):
         broken()
     assert (out / "cam.png").read_text() == "old" and len([*tmp_path.iterdir()]) == 1
 

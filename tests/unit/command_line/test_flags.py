@@ -21,7 +21,7 @@ SHOWN = {
     "seed": "0", "threads": "1", "device": "cpu", "out": "export/<model>",
 }  # fmt: skip
 """The default that the help shows, by option; the others are off, or absent, without their flag."""
-OFF = {"compensation": "--no-compensate", "distill": "--no-distill"}
+OFF = {"compensation": "--no-compensate", "distill": "--no-distill", "explain": "--no-explain"}
 HIDDEN_OFF = {
     name: f"--no-{flag_of(RunSettings, name).name.replace('_', '-')}"
     for name, field in RunSettings.model_fields.items()
@@ -65,7 +65,12 @@ def flag(name: str) -> str:
 def test_every_option_has_its_flag_and_no_other_flag_is_there() -> None:
     hidden = {"title", "command", "in_force"}
     expected = {flag(name) for name in RunSettings.model_fields if name not in hidden}
-    assert set(Ran().flags) == expected | {"--config", "--no-compensate", *HIDDEN_OFF.values()}
+    assert set(Ran().flags) == expected | {
+        "--config",
+        "--no-compensate",
+        "--no-explain",
+        *HIDDEN_OFF.values(),
+    }
     assert set(keys().values()) == RunSettings.model_fields.keys() - hidden
 
 

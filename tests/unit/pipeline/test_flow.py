@@ -21,7 +21,7 @@ from causal_prune.onnx_files.parity import Parity
 from causal_prune.pipeline.flow import Compressed, compress
 from causal_prune.planning import latency_target
 from causal_prune.report.bundle import verify
-from causal_prune.report.report import Report
+from causal_prune.report.report import Report, text_to_hits
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import load
 
@@ -118,7 +118,14 @@ def test_every_test_image_is_fetched_once_per_arm(run: Run) -> None:
     arms = [run.result.report.dense, *run.result.report.arms]
     extra = ["causal-removed"] if run.result.report.mode == "zero" else []
     assert [arm.name for arm in arms] == ["dense", "causal", *extra, "random", "random", "magnitude"]
-    assert run.data.test.fetched == Counter({index: len(arms) for index in range(15)})
+    harm, pictures = run.result.report.harm, {each.name for each in run.result.report.pictures}
+    assert harm is not None and pictures == {"flipped", "exemplars"}
+    dense, causal = (text_to_hits(arm.merits, 15) for arm in arms[:2])
+    lost, gained = np.flatnonzero(dense & ~causal).tolist(), np.flatnonzero(~dense & causal).tolist()
+    assert len(lost) <= 8 and len(gained) <= 4, "all of them are drawn"
+    drawn = {*lost, *gained, *(each.image for each in harm.exemplars.images)}
+    expected = Counter({index: len(arms) for index in range(15)}) + Counter(drawn)
+    assert run.data.test.fetched == expected, "once per arm, and once to be drawn"
     assert all(arm.total == 15 for arm in arms)
 
 

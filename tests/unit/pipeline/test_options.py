@@ -19,7 +19,7 @@ OTHER: dict[str, Any] = {
     "importance": "magnitude", "parents": "chain", "mode": "zero", "freeze": ("conv1", "layer2.0"),
     "compensation": "batchnorm", "views": 3, "max_memory": 2_000_000, "epochs": 7, "lr": 0.125, "distill": False,
     "arms": ("causal", "random"), "random_seeds": 3, "seed": 11, "threads": 2, "device": "cuda:1",
-    "opset": 18, "dynamic_size": True,
+    "explain": ("cam", "saliency"), "opset": 18, "dynamic_size": True,
     "out": Path("some where/net"), "force": True, "title": "a “net”", "command": "make all",
     "in_force": {"data": "digits", "mean": [0.5], "model_arg": {"width": 3, "name": None}},
 }  # fmt: skip
@@ -95,6 +95,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "out": st.none() | NAME.map(Path), "title": st.none() | st.text(min_size=1), "command": st.text(min_size=1),
     "in_force": st.none() | st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.lists(st.integers())),
     "opset": st.none() | st.integers(17, 20), "dynamic_size": st.booleans(),
+    "explain": st.booleans() | st.lists(st.sampled_from(["cam", "saliency", "information_bottleneck"]), unique=True),
 }  # fmt: skip
 
 
