@@ -11,6 +11,7 @@ from causal_prune.comparison.arms import Recipe, dense_arm
 from causal_prune.comparison.contact_sheets import sheets_of
 from causal_prune.comparison.flips import harm_of
 from causal_prune.comparison.outcome import ArmResult, Outcome, Stages
+from causal_prune.explanation import grad_cam
 from causal_prune.measure.quality import Measured
 
 
@@ -50,6 +51,11 @@ def test_flipped_images_stand_beside_both_maps_with_what_is_said(recipe: Recipe,
         == f"lost: {label}\ndense: {label}\ncausal: {names[outcome.causal.stages.end.predictions[3]]}"
     )
     assert heads[6].startswith(f"gained: {names[end.labels[8]]}\ndense: {names[end.predictions[8]]}\n")
+    images = torch.stack([recipe.data.test[k][0] for k in (3, 5, 8)])
+    expected = grad_cam(recipe.dense, images, torch.from_numpy(end.labels[[3, 5, 8]]))
+    cells = [axes for axes in flipped.figure.axes if axes.images]
+    for row, maps in enumerate(expected):
+        np.testing.assert_allclose(cells[3 * row + 1].images[0].get_array(), maps, atol=1e-6)
     for told in (
         "2 of 2 test images that were lost",
         "1 of 1 that were gained",

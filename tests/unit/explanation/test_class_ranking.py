@@ -65,6 +65,20 @@ def test_the_parts_in_which_images_run_do_not_matter(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(pcace_ranking(Planted(), images(), 1, "conv").scores, whole.scores, atol=1e-9)
 
 
+class Twice(Planted):
+    """The convolution sees the images first, then something else of the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.tanh(self.conv(x)).mean(dim=(2, 3))
+        self.conv(torch.zeros_like(x))
+        return self.head(first)
+
+
+def test_of_a_layer_that_runs_again_the_first_call_counts() -> None:
+    once, twice = (pcace_ranking(net, images(), 1, "conv") for net in (Planted(), Twice()))
+    np.testing.assert_array_equal(once.scores, twice.scores)
+
+
 def test_a_class_whose_score_never_changes_ranks_nothing() -> None:
     found = pcace_ranking(Planted(), images(20), 0, "conv")
     assert found.scores.tolist() == [0, 0, 0, 0] and found.floor == found.ceiling == 0
