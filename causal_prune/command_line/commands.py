@@ -278,6 +278,7 @@ COMMANDS: tuple[tuple[Callable[..., int], tuple[str, ...] | None, str], ...] = (
             "data",
             "input_shape",
             "freeze",
+            "dependencies",
             "print_json",
         ),
         "Example: causal-prune inspect --model torchvision:resnet18 --input-shape 3,224,224",

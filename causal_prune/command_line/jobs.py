@@ -68,7 +68,8 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
     """Trace a network without touching it.
 
     Args:
-        settings: `model`, `weights`, `input_shape` (or `data`, for its shape) and `freeze` are read.
+        settings: `model`, `weights`, `input_shape` (or `data`, for its shape), `freeze` and `dependencies`
+            are read.
 
     Returns:
         The graph.
@@ -76,7 +77,8 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
     Raises:
         CausalPruneError: If the model or its input cannot be used.
     """
-    return trace(*_to_trace(settings, Path.cwd()), freeze=settings.freeze)
+    network, example = _to_trace(settings, Path.cwd())
+    return trace(network, example, freeze=settings.freeze, dependencies=settings.dependencies)
 
 
 def _to_trace(settings: RunSettings, start: Path) -> tuple[nn.Module, torch.Tensor]:

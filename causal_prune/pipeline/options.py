@@ -14,6 +14,7 @@ from causal_prune.importance import METHODS, Parents
 from causal_prune.onnx_files import OnnxForm
 from causal_prune.options import Flag, Must, Names, Natural, OptionValues, Seed, Switch, Text
 from causal_prune.planning import Goal
+from causal_prune.surgery import Dependencies
 
 Mode = Literal["remove", "zero"]
 
@@ -54,6 +55,11 @@ class Choice(OptionValues):
             description="Views of every image in the repair: the image, then zoomed crops, half of them mirrored."
         ),
     ] = None
+    dependencies: Annotated[
+        Dependencies,
+        Must("'labels' or 'torch-pruning'"),
+        Field(description="Who finds what goes together: our own labels, or torch-pruning's graph."),
+    ] = "labels"
     freeze: Annotated[
         Names,
         Must("a list of names of layers"),

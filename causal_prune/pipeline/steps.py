@@ -96,7 +96,7 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
     """
     dense, data = recipe.dense, recipe.data
     with status("trace"):
-        graph = trace(dense, recipe.example, freeze=options.freeze)
+        graph = trace(dense, recipe.example, freeze=options.freeze, dependencies=options.dependencies)
     moments = observe(dense, graph, loader(data.calibration), max_memory=options.max_memory)
     rescore = partial(
         score,

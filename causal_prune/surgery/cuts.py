@@ -9,6 +9,9 @@ from torch import nn
 from causal_prune.errors import InputError
 from causal_prune.network.layer_kinds import widths_of
 
+Dependencies = Literal["labels", "torch-pruning"]
+"""Who finds what must go together: our own labels, or torch-pruning's dependency graph."""
+
 
 @dataclass(frozen=True)
 class LayerCut:
@@ -87,6 +90,36 @@ class ConstantFold:
 
 
 @dataclass(frozen=True)
+class RootCut:
+    """Filters of one layer that go with all that torch-pruning couples to them.
+
+    Attributes:
+        layer: The layer, the root of a group.
+        drop: Ascending indices of the filters that go.
+    """
+
+    layer: str
+    drop: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ExampleForm:
+    """What an example looks like, so that torch-pruning's graph can be made again.
+
+    Attributes:
+        kind: One tensor, positional arguments or keyword arguments.
+        names: Of the arguments; empty texts where they have none.
+        shapes: Of the tensors.
+        dtypes: Names of torch's types.
+    """
+
+    kind: Literal["tensor", "tuple", "mapping"]
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Cuts:
     """All that a cut does to a network.
 
@@ -95,12 +128,17 @@ class Cuts:
         parameters: Cuts of bare parameters and buffers by name.
         adapters: Channels picked or put back around functions that count them by position.
         folds: Constants that layers take over from inputs that go.
+        roots: Where torch-pruning's graph was asked for: what is pruned through it, group by group; `layers` says what
+            comes of that.
+        example: What that graph is made with; None without roots.
     """
 
     layers: Mapping[str, LayerCut]
     parameters: Mapping[str, ParameterCut]
     adapters: tuple[AdapterCut, ...] = ()
     folds: Mapping[str, ConstantFold] = field(default_factory=dict)
+    roots: tuple[RootCut, ...] = ()
+    example: ExampleForm | None = None
 
 
 def check_width(modules: Mapping[str, nn.Module], name: str, cut: LayerCut) -> None:

@@ -101,6 +101,8 @@ def _renamed(cuts: Cuts, front: str) -> Cuts:
         {front + name: cut for name, cut in cuts.parameters.items()},
         tuple(replace(adapter, module=front + adapter.module) for adapter in cuts.adapters),
         {front + name: fold for name, fold in cuts.folds.items()},
+        tuple(replace(root, layer=front + root.layer) for root in cuts.roots),
+        cuts.example,
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from causal_prune.errors import InputError
 from causal_prune.report import Target
-from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut
+from causal_prune.surgery.cuts import Cuts, Dependencies, LayerCut, ParameterCut
 from causal_prune.surgery.lineage import Stage
 
 PLAN_FORMAT = 1
@@ -32,6 +32,11 @@ class PruningPlan:
     earlier: tuple[Stage, ...] = ()
 
     @property
+    def dependencies(self) -> Dependencies:
+        """Whose graph it was made with: "labels" or "torch-pruning"."""
+        return "torch-pruning" if self.cuts.example is not None else "labels"
+
+    @property
     def layers(self) -> Mapping[str, LayerCut]:
         """Cuts by layer name; layers that are not cut are absent."""
         return self.cuts.layers
@@ -50,9 +55,12 @@ class PruningPlan:
         values = asdict(self)
         if not self.cuts.folds:
             del values["cuts"]["folds"]  # as in files of before there were any
+        if not self.cuts.roots:
+            del values["cuts"]["roots"], values["cuts"]["example"]
         if not self.earlier:
             del values["earlier"]
-        path.write_text(json.dumps({"format": PLAN_FORMAT, **values}) + "\n")
+        made_with = {} if self.dependencies == "labels" else {"dependencies": self.dependencies}
+        path.write_text(json.dumps({"format": PLAN_FORMAT, **made_with, **values}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":

@@ -16,6 +16,7 @@ from causal_prune.surgery.adapters import attach
 from causal_prune.surgery.constant_folding import fold_constants
 from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut, check_width
 from causal_prune.surgery.lineage import record_cuts, stages_of
+from causal_prune.surgery.pruning_groups import prune_through
 from causal_prune.surgery.pruning_plan import PruningPlan
 
 Pruner: TypeAlias = Callable[[Any, list[int]], object]
@@ -49,8 +50,11 @@ def cut_network(model: nn.Module, cuts: Cuts) -> nn.Module:
         with plain_weight(modules[name]):
             if name in cuts.folds:
                 fold_constants(modules[name], cuts.folds[name])
-            _cut_layer(modules[name], cut)
-    for name, parameter_cut in cuts.parameters.items():
+            if not cuts.roots:
+                _cut_layer(modules[name], cut)
+    if cuts.roots:
+        prune_through(smaller, cuts)
+    for name, parameter_cut in () if cuts.roots else cuts.parameters.items():
         _cut_parameter(smaller, name, parameter_cut)
     for first, *others in tied:
         for other in others:

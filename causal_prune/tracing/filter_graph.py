@@ -5,7 +5,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from causal_prune.network.layer_kinds import Grouping, Kind
-from causal_prune.surgery import AdapterCut, ConstantFold, Cuts, LayerCut, ParameterCut, Stage
+from causal_prune.surgery import (
+    AdapterCut,
+    ConstantFold,
+    Cuts,
+    Dependencies,
+    ExampleForm,
+    LayerCut,
+    ParameterCut,
+    Stage,
+    roots_of,
+)
 from causal_prune.tracing.channel_statistics import Place
 
 Role = Literal["producer", "passenger", "consumer"]
@@ -253,6 +263,9 @@ class FilterGraph:
         uncounted: Operations that multiply in a way that is not known, with their modules.
         earlier: The cuts that had led to the network.
         statistics: Where functions take statistics over channels that may be cut (see `channel_statistics`).
+        dependencies: Who found the groups: our labels, or torch-pruning's dependency graph. Groups of the latter are
+            named by their root.
+        example: The form of the example, for torch-pruning's graph; None with labels.
     """
 
     layers: Mapping[str, Layer]
@@ -266,6 +279,8 @@ class FilterGraph:
     uncounted: tuple[str, ...] = ()
     earlier: tuple[Stage, ...] = ()
     statistics: frozenset[Place] = frozenset()
+    dependencies: Dependencies = "labels"
+    example: ExampleForm | None = None
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -323,7 +338,12 @@ class FilterGraph:
             if filters is not None or inputs is not None:
                 layers[name] = LayerCut(filters, inputs, layer.filters, layer.inputs, layer.grouping)
         adapters = tuple(cut for each in self.adapters if (cut := each.cut(staying)) is not None)
-        return Cuts(layers, parameters, adapters, folds or {})
+        roots = {
+            group.name: set(range(group.size)) - staying[group.name]
+            for group in self.prunable
+            if self.dependencies == "torch-pruning"
+        }
+        return Cuts(layers, parameters, adapters, folds or {}, roots_of(roots), self.example)
 
     def without(self, failing: Mapping[str, str]) -> "FilterGraph":
         """The graph with some groups, and their producers, frozen.
@@ -359,6 +379,7 @@ class FilterGraph:
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
             "groups": [asdict(group) for group in self.groups],
             "chain": {name: list(parents) for name, parents in self.chain.items()},
+            "dependencies": self.dependencies,
             "frozen": dict(self.frozen),
             "others": {name: asdict(cost) for name, cost in self.others.items()},
             "uncounted": list(self.uncounted),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from causal_prune.network.running import (
     train_without_statistics,
 )
 from causal_prune.network.tensor_trees import outputs_in, own, tensors_in
-from causal_prune.surgery import stages_of
+from causal_prune.surgery import Dependencies, stages_of
 from causal_prune.tracing.channel_labels import Labels
 from causal_prune.tracing.channel_tracer import ChannelTracer, TracingForm, tensor_names
 from causal_prune.tracing.filter_graph import FilterGraph
@@ -40,6 +40,7 @@ from causal_prune.tracing.label_ties import (
 from causal_prune.tracing.layer_rules import TraceRecord, labelling
 from causal_prune.tracing.operation_rules import rule_of
 from causal_prune.tracing.silent_units import find_silent
+from causal_prune.tracing.torch_pruning_groups import why_wrong, with_torch_pruning
 from causal_prune.tracing.trial_cuts import Failure, Trials
 
 MOST_FORMS = 24
@@ -51,7 +52,12 @@ OUTPUT = "produces an output of the network"
 
 @undisturbed
 def trace(
-    model: nn.Module, example_input: Inputs, *, freeze: Iterable[str] = (), prove: bool = True
+    model: nn.Module,
+    example_input: Inputs,
+    *,
+    freeze: Iterable[str] = (),
+    prove: bool = True,
+    dependencies: Dependencies = "labels",
 ) -> FilterGraph:
     """Find what can be cut together in a network, by running a copy of it.
 
@@ -68,12 +74,15 @@ def trace(
             arguments. One image is enough.
         freeze: Names of layers, or of modules that hold them, that must not be cut.
         prove: Whether trial cuts are made, and silent units looked for.
+        dependencies: Who finds what must go together: our labels, or "torch-pruning": its dependency graph, through
+            whose groups all cuts are then made. Groups of it whose trial cut is wrong are frozen, with what is wrong.
 
     Returns:
         The graph.
 
     Raises:
-        InputError: If a name in `freeze` is no module, or the network does not run on the example.
+        InputError: If a name in `freeze` is no module, the network does not run on the example, or torch-pruning cannot
+            make a graph of it.
 
     Cost: one forward pass and memory for one integer tensor beside every activation that lives; about eight further
         forward passes for the proof where nothing is wrong.
@@ -93,6 +102,12 @@ def trace(
     plain = unmask(copied(model).eval())
     inputs = as_taken(plain, on_device(example_input, device_of(plain)))
     traced = partial(_traced, plain, inputs, tuple(freeze))
+    if dependencies not in get_args(Dependencies):
+        raise InputError(f"dependencies: {dependencies!r} is not 'labels' or 'torch-pruning'")
+    if dependencies == "torch-pruning":
+        graph = _of_torch_pruning(plain, inputs, traced(TracingForm())[0], prove=prove)
+        graph = replace(graph, earlier=stages_of(model))
+        return replace(graph, silence=find_silent(plain, graph, inputs)) if prove else graph
     if not prove:
         return replace(traced(TracingForm())[0], earlier=stages_of(model))
     graph = replace(_proved(plain, inputs, traced), earlier=stages_of(model))
@@ -101,6 +116,18 @@ def trace(
 
 Traced: TypeAlias = Callable[[TracingForm], tuple[FilterGraph, frozenset[str]]]
 """From a form to the graph, and the modules in which parts of equal size are cut alike."""
+
+
+def _of_torch_pruning(model: nn.Module, inputs: Inputs, labels: FilterGraph, *, prove: bool) -> FilterGraph:
+    """Torch-pruning's groups; those whose trial cut is wrong are frozen, and the reason says what is wrong."""
+    graph = with_torch_pruning(model, inputs, labels)
+    if not prove:
+        return graph
+    trials = Trials(model, inputs)
+    while failing := trials.failures(graph) if graph.prunable else {}:
+        groups = {group.name: group for group in graph.prunable}
+        graph = graph.without({name: why_wrong(groups[name], why, labels) for name, why in failing.items()})
+    return graph
 
 
 def _proved(model: nn.Module, inputs: Inputs, traced: Traced) -> FilterGraph:

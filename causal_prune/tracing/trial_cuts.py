@@ -87,19 +87,30 @@ class Trials:
 
         Cost: six forward passes where nothing is wrong.
         """
+        return {name: failure.reason for name, failure in self.failures(graph).items()}
+
+    def failures(self, graph: FilterGraph) -> dict[str, Failure]:
+        """The same, with the module that raised an error.
+
+        Args:
+            graph: From the trace.
+
+        Returns:
+            By group what went wrong; empty where every cut is right.
+        """
         with seeded(0, self._device):
             return self._search(graph, list(graph.prunable))
 
-    def _search(self, graph: FilterGraph, groups: list[Group]) -> dict[str, str]:
+    def _search(self, graph: FilterGraph, groups: list[Group]) -> dict[str, Failure]:
         wrong = self._trial(graph, groups)
         if wrong is None:
             return {}
         if len(groups) == 1:
-            return {groups[0].name: wrong.reason}
+            return {groups[0].name: wrong}
         middle = len(groups) // 2
         found = self._search(graph, groups[:middle]) | self._search(graph, groups[middle:])
         # right alone and wrong together: none of them can be trusted beside the others
-        return found or {group.name: wrong.reason for group in groups}
+        return found or {group.name: wrong for group in groups}
 
     def _trial(self, graph: FilterGraph, groups: list[Group]) -> Failure | None:
         """Cut some groups on a copy; None if the result is right, else what is wrong."""

@@ -90,6 +90,14 @@ def test_inspect_shows_what_the_user_freezes(cli, world) -> None:
     assert "frozen by the caller" in done.out.partition("What is not cut")[2]
 
 
+@pytest.mark.parametrize("option", [[], ["--dependencies", "torch-pruning"]])
+def test_inspect_tells_who_found_the_groups(cli, world, option: list[str]) -> None:
+    done = cli("inspect", *world.model, "--input-shape", "1,8,8", "--json", *option)
+    told = json.loads(done.out)
+    assert told["dependencies"] == ("torch-pruning" if option else "labels")
+    assert [group["name"] for group in told["groups"] if group["frozen"] is None] == ["0", "3"]
+
+
 # --- gate ---
 
 

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import causal_prune as cp
 from causal_prune.compensation.compensation import repair
@@ -471,3 +472,18 @@ def test_what_the_repair_warns_of_is_one_line_on_stderr(
     assert any("1 image cannot judge a fit" in line for line in lines), done.err
     assert len(lines) == len(set(lines)), done.err
     assert "of a library" not in done.err
+
+
+def test_both_graphs_make_the_same_network(cli, world, no_export, tmp_path: Path) -> None:
+    options = ("--arms", "causal", "--align", "1", "--epochs", "0")
+    for graph in ("labels", "torch-pruning"):
+        done = cli("run", *world.model, *world.data, *options, "--dependencies", graph, "--out", graph)
+        assert (done.code, done.err) == (0, "")
+    weights = [load_file(tmp_path / graph / "model.safetensors") for graph in ("labels", "torch-pruning")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    plan = json.loads((tmp_path / "torch-pruning" / "plan.json").read_text())
+    assert plan["dependencies"] == "torch-pruning" and plan["cuts"]["roots"]
+    assert "dependencies" not in json.loads((tmp_path / "labels" / "plan.json").read_text())
+    again = cli("run", "--from", "torch-pruning", *options, "--out", "again")
+    assert again.code == 0, "its bundle is one like any other"

@@ -82,6 +82,7 @@ def check_network(
     any_batch: bool = True,
     prepare: Callable[[nn.Module], None] | None = None,
     onnx: bool = False,
+    dependencies: Literal["labels", "torch-pruning"] = "labels",
 ) -> Outcome:
     """Trace a network, cut a random half of every prunable group, and judge.
 
@@ -92,6 +93,7 @@ def check_network(
         any_batch: Whether other batch sizes than the example's may be tried.
         prepare: Gives the network under test weights and statistics that `make` alone does not give.
         onnx: Whether to export the removed network as well, with a dynamic batch and a parity of 1e-5.
+        dependencies: Whose groups are cut.
 
     Returns:
         The outcome; nothing is raised.
@@ -104,7 +106,7 @@ def check_network(
         start = time.perf_counter()
         try:
             with untouched(model):
-                graph = trace(model, example)
+                graph = trace(model, example, dependencies=dependencies)
                 seconds = time.perf_counter() - start
         except TouchedError as error:
             return Outcome("wrong", detail=f"trace: {error}")

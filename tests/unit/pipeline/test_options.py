@@ -19,7 +19,7 @@ OTHER: dict[str, Any] = {
     "importance": "magnitude", "parents": "chain", "mode": "zero", "freeze": ("conv1", "layer2.0"),
     "compensation": "batchnorm", "views": 3, "max_memory": 2_000_000, "epochs": 7, "lr": 0.125, "distill": False,
     "arms": ("causal", "random"), "random_seeds": 3, "seed": 11, "threads": 2, "device": "cuda:1",
-    "explain": ("cam", "saliency"), "opset": 18, "dynamic_size": True,
+    "dependencies": "torch-pruning", "explain": ("cam", "saliency"), "opset": 18, "dynamic_size": True,
     "out": Path("some where/net"), "force": True, "title": "a “net”", "command": "make all",
     "in_force": {"data": "digits", "mean": [0.5], "model_arg": {"width": 3, "name": None}},
 }  # fmt: skip
@@ -84,7 +84,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "align": st.just("auto") | st.integers(1), "importance": st.sampled_from([*METHODS]),
     "parents": st.sampled_from([None, "chain", "graph"]), "mode": st.sampled_from(["remove", "zero"]),
     "freeze": st.lists(NAME.filter(bool)).map(tuple), "max_memory": st.none() | st.integers(1, 2**60),
-    "views": st.none() | st.integers(1, 100),
+    "views": st.none() | st.integers(1, 100), "dependencies": st.sampled_from(["labels", "torch-pruning"]),
     "compensation": st.sampled_from(["least_squares", "least-squares", "batchnorm", "none", True, False]),
     "epochs": st.integers(0), "lr": st.floats(0, exclude_min=True, allow_infinity=False), "distill": st.booleans(),
     "arms": st.permutations(["causal", "random", "magnitude"]).flatmap(
