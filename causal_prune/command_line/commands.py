@@ -151,7 +151,7 @@ def explain(
         list[Path] | None,
         typer.Option(
             metavar="FOLDER|FILE ...",
-            help="Images, as many as you like; test images of the bundle's data, if not given.",
+            help="Images, as many as you like, after DIR; test images of the bundle's data, if not given.",
         ),
     ] = None,
     methods: Annotated[
@@ -179,6 +179,7 @@ def explain(
             folder,
             images=images or (),
             methods=chosen,
+            all_of_them="all" in methods,
             count=count,
             out=out,
             config=config,
@@ -199,17 +200,17 @@ def _methods(text: str) -> tuple[str, ...]:
     from typing import get_args
 
     from causal_prune.errors import InputError, nearest
-    from causal_prune.explanation import MapMethod
+    from causal_prune.explanation import MapMethod, methods_in
 
-    known = get_args(MapMethod)
-    names = [name.strip().replace("-", "_") for name in text.split(",") if name.strip()]
+    known, names = get_args(MapMethod), methods_in(text)
+    assert isinstance(names, tuple), "a text is a list of names"
     for name in names:
-        if name not in (*known, "all"):
+        if name not in known:
             hint = nearest(name, list(known)) or f"; known are {', '.join(known)} and all"
             raise InputError(f"`methods`: {name} is no kind of map{hint}")
     if not names:
         raise InputError("`methods`: names no map")
-    return tuple(dict.fromkeys(known if "all" in names else names))
+    return names
 
 
 def _settings(ctx: typer.Context, config: Path | None) -> "RunSettings":
@@ -324,12 +325,19 @@ def repeated(arguments: Sequence[str]) -> Iterator[str]:
     Yields:
         The arguments.
 
+    Raises:
+        InputError: If such a flag has no value.
+
     Example:
         >>> list(repeated(["explain", "out", "--images", "a", "b", "--json"]))
         ['explain', 'out', '--images', 'a', '--images', 'b', '--json']
     """
+    from causal_prune.errors import InputError
+
     taking: str | None = None
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        if argument in SEVERAL and following.startswith("-"):
+            raise InputError(f"{argument}: names nothing; give one or more after it")
         if argument in SEVERAL:
             taking, first = argument, True
             yield argument

@@ -73,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from causal_prune.progress import shown
 
-    arguments = [*repeated(sys.argv[1:] if argv is None else argv)]
+    arguments = list(sys.argv[1:] if argv is None else argv)
     debug, start = "--debug" in arguments, _working_folder()
     try:
         with _plain_warnings(arguments, start), _no_interrupt_lost(), shown(sys.stderr.isatty()):
-            given = _with_values(arguments)
+            given = _with_values([*repeated(arguments)])
             app = app_for(given)
             result = app(args=given, prog_name="causal-prune", standalone_mode=False, obj=given)
             if result == INTERRUPTED:  # typer turns a Ctrl-C into this code, without a word

@@ -1,5 +1,6 @@
 """What `explain` does: both networks of a bundle, some images, pictures and a table into a folder."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,23 +18,22 @@ from causal_prune.command_line.settings import RunSettings, load_settings
 from causal_prune.comparison import Shown, side_by_side
 from causal_prune.data import Data, loader, with_pairs
 from causal_prune.errors import InputError, warn
+from causal_prune.explanation import mapped, save_picture
 from causal_prune.machine import check_device
 from causal_prune.measure import evaluate
-from causal_prune.report import MapDrift, Report, drift_rows_told, drift_table, text_to_hits, verify
+from causal_prune.report import (
+    DRIFT_HEADS,
+    MapDrift,
+    Report,
+    drift_rows_told,
+    drift_table,
+    text_to_hits,
+    verify,
+)
 from causal_prune.sources import anchored, read_chosen
 from causal_prune.surgery import load
 
 TABLE, WORDS = "drift.json", "drift.md"
-HEADS = (
-    "maps of",
-    "rank correlation",
-    "overlap of largest fifths",
-    "same place",
-    "images compared",
-    "constant",
-    "classified differently",
-    "their rank correlation",
-)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Explanation:
         images: What was explained, by name.
         drifts: By method.
         shown: Images in each picture.
+        network: SHA-256 of the bundle's weights, which were explained.
         as_reported: Whether both networks are right on just those of the test images on which the report says so; None
             where other images were named.
     """
@@ -53,14 +54,18 @@ class Explanation:
     images: tuple[str, ...]
     drifts: tuple[MapDrift, ...]
     shown: int
+    network: str
     as_reported: bool | None
 
     def to_json(self) -> dict[str, object]:
         """Plain values, as `drift.json` holds them."""
         return {
             "images": list(self.images),
+            "network_sha256": self.network,
             "as_reported": self.as_reported,
-            "methods": [drift.model_dump(mode="json") for drift in self.drifts],
+            "methods": [
+                drift.model_dump(mode="json", exclude={"causal_minus_random"}) for drift in self.drifts
+            ],
         }
 
 
@@ -69,6 +74,7 @@ def explain_job(
     *,
     images: Sequence[Path] = (),
     methods: Sequence[str],
+    all_of_them: bool = False,
     count: int,
     out: Path | None = None,
     config: Path | None = None,
@@ -80,6 +86,7 @@ def explain_job(
         bundle: Its folder.
         images: Files and folders; none for test images of the bundle's data.
         methods: Of the maps.
+        all_of_them: Whether methods that cannot explain the networks are left out, with a warning.
         count: Images at most, spread evenly over those that there are.
         out: Folder for pictures and table; None for `explanation` in the bundle.
         config: A file that tells model and data; None for that of the bundle.
@@ -98,7 +105,7 @@ def explain_job(
         dense, data = dense_and_data(settings, start)
         data = with_pairs(data)
         if not data.task.has_classes:
-            raise InputError("`methods`: maps explain classes, and the data of this bundle have none")
+            raise InputError("explain: maps explain classes, and the data of this bundle have none")
         small = load(anchored(bundle, start), lambda: bare_network(settings, data, start))
         dense, small = dense.to(settings.device).eval(), small.to(settings.device).eval()
         shown, positions = _images(images, data, count, start)
@@ -108,15 +115,18 @@ def explain_job(
             else _as_reported(report, dense, small, data, positions, settings.device)
         )
         shown = replace(shown, images=shown.images.to(settings.device))
+        methods = _usable(dense, small, shown, methods, all_of_them=all_of_them)
         drifts: list[MapDrift] = []
         drawn = 0
         for each in side_by_side(
             dense, small, shown, methods, calibration=loader(data.calibration), seed=settings.seed
         ):
-            each.figure.savefig(partial / f"{each.drift.method}.png", dpi=110, metadata={"Software": None})
+            save_picture(each.figure, partial / f"{each.drift.method}.png")
             drifts.append(each.drift)
             drawn = each.shown
-        found = Explanation(out or bundle / "explanation", tuple(shown.names), tuple(drifts), drawn, same)
+        digest = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
+        place = out or bundle / "explanation"
+        found = Explanation(place, tuple(shown.names), tuple(drifts), drawn, digest, same)
         (partial / TABLE).write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
         (partial / WORDS).write_text(_as_words(report, found), encoding="utf-8", newline="\n")
     return found
@@ -162,8 +172,13 @@ def _as_reported(
 ) -> bool:
     """Whether these networks are right where the report says so: weights or data may have changed since."""
     told = {"dense": report.dense, "compressed": report.causal}
-    if any(arm.merits is None or arm.total != data.split["test"] for arm in told.values()):
+    if any(arm.total != data.split["test"] for arm in told.values()):
         warn("the test split is not the one of the bundle's report")
+        return False
+    if any(arm.merits is None for arm in told.values()):
+        warn(
+            "the bundle's report does not tell image by image what was right, so the networks cannot be checked"
+        )
         return False
     found = evaluate(
         {"dense": dense, "compressed": small},
@@ -183,6 +198,24 @@ def _as_reported(
                 "machine"
             )
     return alike
+
+
+def _usable(
+    dense: nn.Module, small: nn.Module, shown: Shown, methods: Sequence[str], *, all_of_them: bool
+) -> list[str]:
+    """Methods that can explain both networks, tried on one image before much is computed."""
+    usable = []
+    for method in methods:
+        try:
+            for network in (dense, small):
+                mapped(network, shown.images[:1], method=method)
+        except InputError as error:
+            if not all_of_them:
+                raise
+            warn(f"left out: {error}")
+        else:
+            usable.append(method)
+    return usable
 
 
 @contextmanager
@@ -222,13 +255,15 @@ def _own_files(out: Path) -> set[str]:
 
 def _as_words(report: Report, found: Explanation) -> str:
     explained = (
-        f"{len(found.images)} images; both networks explain the class that the dense one predicts. Rank correlation is "
+        f"{len(found.images)} images, of which {found.shown} are drawn; both networks explain the class that the dense "
+        "one predicts. Rank correlation is "
         "Spearman's; means are over images that both classify alike and whose maps are not constant. "
         f"{drift_rows_told()}"
     )
     lines = [f"# {report.title}: what the dense and the compressed network look at", "", explained]
     for drift in found.drifts:
-        rows = [HEADS, ("---", *["---:"] * (len(HEADS) - 1)), *drift_table(drift)]
+        heads = ("maps of", *DRIFT_HEADS), ("---", *["---:"] * len(DRIFT_HEADS))
+        rows = [*heads, *drift_table(drift)]
         lines += ["", f"## {drift.method}", "", f"![{drift.method}]({drift.method}.png)", ""]
         lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines) + "\n"

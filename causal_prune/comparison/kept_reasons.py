@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from causal_prune.comparison.arms import Recipe
 from causal_prune.comparison.outcome import Outcome
 from causal_prune.data import Images, held_out, loader
+from causal_prune.errors import InputError
 from causal_prune.explanation import Drift, Mapped, between, mapped, mapped_anew, randomised
 from causal_prune.measure import paired_difference
 from causal_prune.network.running import copied
@@ -46,13 +47,17 @@ def drifts_of(recipe: Recipe, outcome: Outcome, methods: Sequence[str]) -> tuple
 def check_explained(recipe: Recipe, methods: Sequence[str]) -> None:
     """Try methods on two images, before hours are spent.
 
+    Both are calibration images.
+
     Args:
         recipe: The dense network and its images.
         methods: Of the maps.
 
     Raises:
-        InputError: If one cannot explain the network.
+        InputError: If one cannot explain the network, or the data have no classes.
     """
+    if methods and not recipe.data.task.has_classes:
+        raise InputError("`explain`: maps explain classes, and these data have none")
     images = [recipe.data.calibration[k % recipe.data.split["calibration"]][0] for k in range(2)]
     for method in methods:
         mapped(recipe.dense, torch.stack(images).to(recipe.device), method=method)
@@ -107,10 +112,8 @@ def drift_of_maps(
     Cost: the method's, twice.
     """
     method, targets = dense.method, dense.targets.tolist()
-    bare = randomised(network, seed)
+    bare = randomised(network, seed, images=images)
     unlearned = between(dense, mapped(bare, images, targets, method=method, calibration=calibration))
-    # it classifies few images alike, and those by chance: all of them count
-    unlearned = replace(unlearned, alike=np.ones_like(unlearned.alike))
     repeated = between(dense, mapped_anew(network, images, targets, method=method, calibration=calibration))
     found = {(name, number): between(dense, maps) for name, number, maps in others}
     causal = next((drift for (name, _), drift in found.items() if name == "causal"), None)
@@ -119,18 +122,20 @@ def drift_of_maps(
         method=method,
         images=len(images),
         networks=tuple(_told(name, number, drift) for (name, number), drift in found.items()),
-        unlearned=_told("unlearned", None, unlearned),
+        # it classifies few images alike, and those by chance: all of them count
+        unlearned=_told("unlearned", None, unlearned, everywhere=True),
         repeated=_told("repeated", None, repeated),
         causal_minus_random=None if causal is None else _difference(causal, random),
     )
 
 
-def _told(name: str, seed: int | None, drift: Drift) -> NetworkDrift:
-    summary = drift.summary()
+def _told(name: str, seed: int | None, drift: Drift, *, everywhere: bool = False) -> NetworkDrift:
+    counted = replace(drift, alike=np.ones_like(drift.alike)) if everywhere else drift
+    summary = counted.summary()
     return NetworkDrift(
         name=name,
         seed=seed,
-        compared=int((drift.alike & ~drift.constant).sum()),
+        compared=int((counted.alike & ~drift.constant).sum()),
         constant=int(drift.constant.sum()),
         disagreeing=int((~drift.alike).sum()),
         spearman=summary["spearman"],

@@ -27,6 +27,8 @@ from .map_drift import mapped_anew as mapped_anew
 from .map_drift import randomised as randomised
 from .map_figures import MapRow as MapRow
 from .map_figures import map_figure as map_figure
+from .map_figures import save_picture as save_picture
 from .options import MapMethod as MapMethod
 from .options import Reasons as Reasons
+from .options import methods_in as methods_in
 from .response_maps import colours_of as colours_of

@@ -28,6 +28,7 @@ from causal_prune.intervention import InformationBottleneck as InformationBottle
 from causal_prune.intervention import StreamingMeanStd as StreamingMeanStd
 from causal_prune.intervention import to_saliency_map as to_saliency_map
 from causal_prune.network.ambient_modes import undisturbed
+from causal_prune.network.tensor_trees import tensors_in
 from causal_prune.progress import track
 
 
@@ -192,7 +193,7 @@ def information_bottleneck(
     ):
 
         def loss(outputs: Any, wanted: Tensor = wanted, rows: int = len(part)) -> Tensor:
-            scores = outputs if isinstance(outputs, Tensor) else outputs[0]
+            scores = tensors_in(outputs)[0]
             return functional.cross_entropy(scores, wanted.repeat(len(scores) // rows), reduction="none")
 
         with derived(verb):

@@ -19,6 +19,7 @@ from causal_prune.explanation.response_maps import (
     convolution_of,
     heatmaps_of,
     importances_of,
+    numbers_of,
     responses_of,
 )
 from causal_prune.network.ambient_modes import undisturbed
@@ -50,8 +51,8 @@ def visualize_heatmap_on_input(
         alpha: Opacity of the map in the overlay, 0 to 1.
         cmap: Colour map of matplotlib.
         figsize: Of one row, in inches.
-        mean: What was subtracted from the channels, to show images in their colours; with None, and for one channel,
-            they are stretched to 0..1.
+        mean: What was subtracted from the channels, to show images in their colours; without one number for each
+            channel they are stretched to 0..1.
         std: What the channels were divided by.
         show: Whether to open a window.
 
@@ -156,7 +157,7 @@ def plot_importance_distribution(
         >>> len(plot_importance_distribution({"conv1": [0.1, 0.2], "conv2": [0.5, 0.4, 0.1]}).axes[0].get_xticks())
         2
     """
-    values = {name: np.asarray(each, dtype=np.float64).ravel() for name, each in importances.items()}
+    values = {name: numbers_of(each).ravel() for name, each in importances.items()}
     finite = {name: each[np.isfinite(each)] for name, each in values.items()}
     drawn = {name: each for name, each in finite.items() if len(each)}
     if not drawn:
@@ -165,7 +166,7 @@ def plot_importance_distribution(
     axes = figure.subplots()
     axes.boxplot(list(drawn.values()))
     axes.set_xticks(range(1, len(drawn) + 1), list(drawn), rotation=90)
-    axes.set_ylabel("importance (share of the layer)")
+    axes.set_ylabel("importance")
     return _done(figure, show)
 
 
@@ -199,7 +200,7 @@ def visualize_filter_tsne(
     """
     from sklearn.manifold import TSNE
 
-    responses = np.asarray(features, dtype=np.float64).T
+    responses = numbers_of(features).T
     if responses.ndim != 2 or len(responses) < 3 or not responses.shape[1]:
         shape = responses.T.shape
         raise InputError(
@@ -218,7 +219,7 @@ def visualize_filter_tsne(
     for index, (x, y) in enumerate(places):
         axes.annotate(str(index), (x, y), fontsize=7)
     axes.set_title(f"filters of {name}" if name else "filters")
-    figure.colorbar(drawn, label="importance (share of the layer)")
+    figure.colorbar(drawn, label="importance")
     return _done(figure, show)
 
 

@@ -1,7 +1,7 @@
 """How far a compressed network has moved from the reasons of the dense one: their attribution maps, image by image."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from causal_prune.errors import InputError
 from causal_prune.explanation import attribution, class_activation
-from causal_prune.explanation.feature_maps import Targets, explained
+from causal_prune.explanation.feature_maps import AT_ONCE, Targets, explained
+from causal_prune.explanation.response_maps import is_constant
 from causal_prune.network.ambient_modes import undisturbed
-from causal_prune.network.running import copied
+from causal_prune.network.running import attempt, copied, device_of, modes_kept, seeded
 
 MAPPED: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
@@ -64,7 +66,7 @@ class Drift:
         spearman: By image the rank correlation of the two maps, -1 to 1; NaN where one of them is constant.
         iou: By image the intersection over union of the places of the largest fifth of each map, 0 to 1; NaN as above.
         pointing: By image whether the largest value of each map lies in the other's largest fifth.
-        constant: By image whether one of the maps is constant, so that nothing can be compared.
+        constant: By image whether one of the maps is constant, or not finite, so that nothing can be compared.
         alike: By image whether the two networks predict the same class.
     """
 
@@ -129,6 +131,8 @@ def drift(
         >>> float(drift(net, net, torch.rand(3, 1, 5, 5), method="saliency").summary()["spearman"])
         1.0
     """
+    if isinstance(options.get("calibration"), Iterator):
+        options["calibration"] = list(options["calibration"])  # both networks read it
     first = mapped(dense, images, targets, method=method, **options)
     return between(first, mapped(compressed, images, first.targets.tolist(), method=method, **options))
 
@@ -241,7 +245,9 @@ def compared(method: str, first: Array, second: Array, alike: NDArray[np.bool_])
     Returns:
         The comparison.
     """
-    constant = (np.ptp(first, axis=1) == 0) | (np.ptp(second, axis=1) == 0)
+    constant = np.array(
+        [is_constant(a) or is_constant(b) for a, b in zip(first, second, strict=True)], dtype=bool
+    )
     spearman, iou = np.full(len(first), np.nan), np.full(len(first), np.nan)
     pointing = np.zeros(len(first), dtype=bool)
     for k in np.flatnonzero(~constant):
@@ -253,8 +259,8 @@ def compared(method: str, first: Array, second: Array, alike: NDArray[np.bool_])
     return Drift(method, spearman, iou, pointing, constant, alike)
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A network that has learned nothing, with numbers of the same size: each parameter's values in random order.
+def randomised(model: nn.Module, seed: int = 0, *, images: Tensor | None = None) -> nn.Module:
+    """A network that has learned nothing: each parameter's values in random order.
 
     Its drift is what maps of an image have in common whatever the network has learned (Adebayo et al. 2018, "Sanity
     checks for saliency maps").
@@ -262,6 +268,8 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     Args:
         model: A network.
         seed: Of the order.
+        images: From which batch norm learns the statistics of the new order, shape (N, C, H, W), so that numbers stay
+            of the same size through many layers; None to keep those of the old.
 
     Returns:
         A copy.
@@ -272,7 +280,27 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in other.parameters():
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
+    if images is not None:
+        _normalise(other, images)
     return other
+
+
+def _normalise(model: nn.Module, images: Tensor) -> None:
+    """Let batch norm, and nothing else, learn its statistics from images."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    tracking = [norm for norm in norms if norm.running_mean is not None]
+    momenta = [norm.momentum for norm in tracking]
+    with torch.no_grad(), modes_kept(model), seeded(0, device_of(model)):
+        model.eval()
+        for norm in tracking:
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None  # the mean over all batches
+        for part in images.to(device_of(model)).split(AT_ONCE):
+            if len(part) > 1 or len(images) == 1:
+                attempt("drift: the network", model, part, "the images")
+    for norm, momentum in zip(tracking, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def _takes(method: str, option: str) -> bool:

@@ -1,7 +1,9 @@
 """Pictures of two networks' maps beside the image that they explain."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,13 +11,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from causal_prune.explanation.response_maps import Array
+from causal_prune.explanation.response_maps import ROUNDING, Array, is_constant
 
 CELL, TEXT_LINE = 1.5, 0.16
 """Inches of a picture's side, and of a line of text above it."""
+LETTERS = 24
+"""Of a line above a picture."""
 STRENGTH, SIGNED = "viridis", "RdBu_r"
-ROUNDING = 1e-6
-"""A map whose least value is below 0 by less than this share of its largest has no sign."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def map_figure(
 ) -> Figure:
     """Draw images beside the maps of two networks.
 
-    Both maps of an image have one scale: from the least to the largest value of the two, or of the same reach on both
-    sides of 0 where a value is negative. The difference (second - first) has that reach on both sides, too.
+    Both maps of an image have one scale: from 0 to the largest value of the two, or of the same reach on both sides of
+    0 where a value is negative. The difference (second - first) has the reach that it can have, on both sides of 0.
 
     Args:
         rows: At least one; all with maps, or all without.
@@ -86,19 +88,38 @@ def map_figure(
     return figure
 
 
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole; the same figure gives the same bytes on every matplotlib.
+
+    Args:
+        figure: From `map_figure`.
+        path: The file.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name in another script
+        figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+
+
 def _draw(cells: Sequence[Axes], row: MapRow, heads: tuple[str, str], *, signed: bool) -> None:
     cells[0].imshow(row.image, interpolation="nearest")
-    cells[0].set_title(row.caption, fontsize=8, loc="left")
+    cells[0].set_title(_lines(row.caption), fontsize=8, loc="left", parse_math=False)
     if not row.maps:
         return
     reach = max(float(np.abs(values).max()) for values in row.maps) or 1.0
     scale = (-reach, reach) if signed else (min(0.0, *(float(values.min()) for values in row.maps)), reach)
     for axes, values, head in zip(cells[1:3], row.maps, heads, strict=True):
         axes.imshow(values, cmap=SIGNED if signed else STRENGTH, vmin=scale[0], vmax=scale[1])
-        axes.set_title(head if np.ptp(values) else f"{head} (constant)", fontsize=8)
+        axes.set_title(f"{head} (constant)" if is_constant(values) else head, fontsize=8)
     if len(cells) == 4:
-        cells[3].imshow(row.maps[1] - row.maps[0], cmap=SIGNED, vmin=-reach, vmax=reach)
+        most = 2 * reach if signed else reach
+        cells[3].imshow(row.maps[1] - row.maps[0], cmap=SIGNED, vmin=-most, vmax=most)
         cells[3].set_title(row.remark or "difference", fontsize=8)
+
+
+def _lines(caption: str) -> str:
+    """A caption whose lines fit above a picture."""
+    lines = caption.split("\n")
+    return "\n".join(line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…" for line in lines)
 
 
 def _signed(values: Array) -> bool:

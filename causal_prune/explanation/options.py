@@ -1,6 +1,6 @@
 """What a caller may say about the maps of a run."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -20,11 +20,23 @@ USUAL: tuple[MapMethod, ...] = ("grad_cam", "saliency")
 """What is compared where it is not said: a map of the last layer's and one of the pixels."""
 
 
-def _methods(value: object) -> object:
-    """Take a truth value for the usual methods or none."""
+def methods_in(value: object) -> object:
+    """Take names of methods, each once, as they may be written.
+
+    Args:
+        value: Names with dashes or underscores, "all" among them for every method; True for the usual ones; False or
+            "none" for none.
+
+    Returns:
+        Names; what cannot be a list of them is returned as it is.
+    """
     if isinstance(value, bool):
         return USUAL if value else ()
-    return () if value == "none" else names_in(value)
+    names = () if value == "none" else names_in(value)
+    if not isinstance(names, list | tuple):
+        return names
+    plain = [name.replace("-", "_") if isinstance(name, str) else name for name in names]
+    return tuple(dict.fromkeys(get_args(MapMethod) if "all" in plain else plain))
 
 
 class Reasons(OptionValues):
@@ -34,8 +46,8 @@ class Reasons(OptionValues):
 
     explain: Annotated[
         tuple[MapMethod, ...],
-        BeforeValidator(_methods),
-        Must(f"a list of {', '.join(MapMethod.__args__)}"),
+        BeforeValidator(methods_in),
+        Must(f"a list of {', '.join(get_args(MapMethod))}"),
         Flag(default="none", alone=",".join(USUAL), off="none"),
         Field(
             description=f"Drift of every arm's attribution maps from the dense network's; alone: {','.join(USUAL)}."

@@ -19,6 +19,10 @@ Scale: TypeAlias = Sequence[float] | None
 """What was subtracted from channels, or what they were divided by."""
 
 
+ROUNDING = 1e-6
+"""What differs by less than this share of the largest is rounding."""
+
+
 @dataclass(frozen=True)
 class Heatmap:
     """What `visualize_heatmap_on_input` shows of one image.
@@ -153,13 +157,24 @@ def importances_of(importances: ArrayLike, filters: int) -> Array:
     Raises:
         InputError: If the shape is another one.
     """
-    given = importances.detach().cpu() if isinstance(importances, Tensor) else importances
-    scores = np.asarray(given, dtype=np.float64)
+    scores = numbers_of(importances)
     if scores.shape != (filters,):
         raise InputError(
             f"importances: the shape is {scores.shape}; one for each of {filters} filters is needed"
         )
     return scores
+
+
+def numbers_of(values: ArrayLike) -> Array:
+    """Numbers as an array, of a tensor on any device and with a history, too.
+
+    Args:
+        values: An array, a list or a tensor.
+
+    Returns:
+        The same, float64.
+    """
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
 
 
 def colours_of(image: Tensor, mean: Scale = None, std: Scale = None) -> Array:
@@ -184,6 +199,19 @@ def colours_of(image: Tensor, mean: Scale = None, std: Scale = None) -> Array:
     shown = shown.clamp(0, 1) if known else _stretched(shown)
     colours: Array = shown.expand(3, -1, -1).permute(1, 2, 0).numpy()
     return colours
+
+
+def is_constant(values: Array) -> bool:
+    """Whether a map shows nothing: it is the same everywhere but for rounding, or not finite.
+
+    Args:
+        values: A map.
+
+    Returns:
+        True for a map of one place that was enlarged, too.
+    """
+    spread, largest = float(np.ptp(values)), float(np.abs(values).max())
+    return not np.isfinite(spread) or spread <= ROUNDING * largest
 
 
 def _stretched(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from causal_prune.comparison import ArmResult, Judged, Outcome, Recipe
 from causal_prune.compensation import REPAIRS
+from causal_prune.explanation import save_picture
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
 from causal_prune.measure import Latency, paired_difference, paired_test, speedup
@@ -123,8 +124,7 @@ def write_bundle(
     figures = folder / "figures"
     figures.mkdir()
     for sheet in judged.sheets:
-        # without the Software field the same picture gives the same bytes on every matplotlib
-        sheet.figure.savefig(figures / f"{sheet.told.name}.png", dpi=110, metadata={"Software": None})
+        save_picture(sheet.figure, figures / f"{sheet.told.name}.png")
     with status("render the report"):
         render(folder)
 

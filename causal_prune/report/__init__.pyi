@@ -12,6 +12,7 @@ from .harm import Harm as Harm
 from .map_drift import DriftDifference as DriftDifference
 from .map_drift import MapDrift as MapDrift
 from .map_drift import NetworkDrift as NetworkDrift
+from .reasons import DRIFT_HEADS as DRIFT_HEADS
 from .reasons import drift_rows_told as drift_rows_told
 from .reasons import drift_table as drift_table
 from .rendering import render as render

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from causal_prune.errors import InputError
 
 SUMS = "SHA256SUMS"
+EXPLAINED = "drift.json"
+"""In a folder of maps of the network that is replaced; they are not those of the new one."""
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -73,7 +75,8 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
     The block fills a temporary folder beside `out`. At its end `SHA256SUMS` is written and the folder is
     renamed to `out`; on an exception or an interrupt it is removed, and a bundle that was there before stays.
     Files in an old bundle that its `SHA256SUMS` does not list (a baseline, somebody's notes) are carried
-    over, unless the new bundle has a file of that name. Leftovers of killed processes are put right at the start.
+    over, unless the new bundle has a file of that name; but for folders of maps that `explain` drew of the old
+    network. Leftovers of killed processes are put right at the start.
 
     Args:
         out: The folder to be written; missing parents are made.
@@ -180,6 +183,10 @@ def _carry_over(old: Path, new: Path) -> None:
             inside = source.relative_to(old)
             target = new / inside
             if inside.as_posix() in owned or os.path.lexists(target):
+                continue
+            if any(
+                (above / EXPLAINED).is_file() for above in (source, *source.parents) if old in above.parents
+            ):
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)

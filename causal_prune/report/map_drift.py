@@ -29,7 +29,9 @@ class NetworkDrift(Strict):
 
 
 class DriftDifference(Strict):
-    """Rank correlation of the causal arm's maps with dense's less that of random arms, on images that all three alike.
+    """Rank correlation of the causal arm's maps with dense's less that of random arms, on the same images.
+
+    Those are images that both classify as the dense network does.
 
     `mean` is over the seeds of random, `ci95` Student's interval over them (None of one seed); `wins_of` counts the
     seeds that causal beats.
@@ -43,8 +45,9 @@ class DriftDifference(Strict):
 class MapDrift(Strict):
     """Drift of every arm by one method, and what it must be read against.
 
-    `unlearned`: the dense network with its weights in random order, so that nothing is learned; over all images,
-    however it classifies them. `repeated`: the dense network's own maps drawn a second time, with another seed or, of a
+    `unlearned`: the dense network with its weights in random order, so that nothing is learned; its means are
+    over all images, however it classifies them. `repeated`: the dense network's own maps drawn a second time, with
+    another seed or, of a
     method without one, on images with a little noise.
     """
 

@@ -85,12 +85,11 @@ def class_table(harm: Harm) -> list[tuple[str, ...]]:
         harm: Of the report.
 
     Returns:
-        Name, images, lost, gained, change, p, corrected p; at most ten, none without a change.
+        Name, images, lost, gained, change, p, corrected p; the ten that changed most, those that lost first.
     """
-    changed = sorted(
-        (each for each in harm.classes if each.lost + each.gained),
-        key=lambda each: (each.change, -each.lost, each.label),
-    )
+    flipped = [each for each in harm.classes if each.lost + each.gained]
+    most = sorted(flipped, key=lambda each: (-abs(each.change), -each.lost, each.label))[:SHOWN]
+    changed = sorted(most, key=lambda each: (each.change, -each.lost, each.label))
     return [
         (
             each.name,
@@ -101,7 +100,7 @@ def class_table(harm: Harm) -> list[tuple[str, ...]]:
             probability(each.p),
             probability(each.p_holm),
         )
-        for each in changed[:SHOWN]
+        for each in changed
     ]
 
 
@@ -137,18 +136,33 @@ def _against_random(drift: MapDrift) -> str:
     ahead = f"ahead of {wins} of {seeds}"
     if found.ci95 is None:
         return (
-            "On the same images one random arm cannot tell whether causal pruning kept the reasons better: "
-            f"{_agreement(found.mean)}; {ahead}."
+            "On the same images, at the same size, one random arm cannot tell whether causal pruning kept the reasons "
+            f"better: {_agreement(found.mean)}; {ahead}."
         )
     low, high = found.ci95
     better, worse = low > 0, high < 0
-    verdict = "better than" if better else "worse than" if worse else "as well as"
-    sure = "" if better or worse else ", as far as this run can tell"
+    verdict = (
+        f"causal pruning kept the reasons {'better' if better else 'worse'} than random pruning"
+        if better or worse
+        else "this run cannot tell whether causal or random pruning kept the reasons better"
+    )
     return (
-        f"On the same images causal pruning kept the reasons {verdict} random pruning{sure}: "
+        f"On the same images, at the same size, {verdict}: "
         f"{_agreement(found.mean)} on average, 95 % interval over the seeds {_agreement(low)} to "
         f"{_agreement(high)}; {ahead}."
     )
+
+
+DRIFT_HEADS = (
+    "rank correlation",
+    "overlap of largest fifths",
+    "same place",
+    "images compared",
+    "constant",
+    "classified differently",
+    "their rank correlation",
+)
+"""Of the columns of `drift_table`, after the name."""
 
 
 def drift_table(drift: MapDrift) -> list[tuple[str, ...]]:
@@ -158,7 +172,7 @@ def drift_table(drift: MapDrift) -> list[tuple[str, ...]]:
         drift: By one method.
 
     Returns:
-        Name, rank correlation, overlap, pointing, images compared, constant, disagreeing, rank correlation of these.
+        Name, and what `DRIFT_HEADS` says.
     """
     named = [(_called(each), each) for each in drift.networks]
     named = [

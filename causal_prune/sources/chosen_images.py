@@ -31,7 +31,7 @@ def read_chosen(paths: Sequence[Path], data: Data, most: int | None = None) -> t
     if not data.mean:
         raise InputError(
             "images: the data come from a factory that prepares its own images, so these cannot be prepared alike; "
-            "leave `images` out to take test images, or let the factory return a `Data` with `mean` and `std`"
+            "leave `images` out to take test images, or let the factory return a Data with its attributes mean and std"
         )
     files = list(dict.fromkeys(file for path in paths for file in _files(path)))
     count = len(files) if most is None else min(most, len(files))
@@ -39,11 +39,18 @@ def read_chosen(paths: Sequence[Path], data: Data, most: int | None = None) -> t
     shape = tuple(data.test[0][0].shape)
     inputs = []
     for file in files:
-        pixels = read_image(file)[None]
+        pixels = _read(file)[None]
         stored = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
         form = input_format(stored, mean=data.mean, std=data.std, input_shape=(shape[0], shape[1], shape[2]))
         inputs.append(to_inputs(pixels, form))
     return [str(file) for file in files], torch.cat(inputs)
+
+
+def _read(file: Path) -> Tensor:
+    try:
+        return read_image(file)
+    except InputError as error:
+        raise InputError(str(error).replace("data: ", "images: ", 1)) from error
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 from .cuts import AdapterCut as AdapterCut
 from .cuts import ConstantFold as ConstantFold
 from .cuts import Cuts as Cuts
-from .cuts import Dependencies as Dependencies
 from .cuts import ExampleForm as ExampleForm
 from .cuts import LayerCut as LayerCut
 from .cuts import ParameterCut as ParameterCut
@@ -10,6 +9,7 @@ from .lineage import cuts_since as cuts_since
 from .lineage import inner_of as inner_of
 from .lineage import stages_of as stages_of
 from .lineage import with_inner as with_inner
+from .options import Dependencies as Dependencies
 from .pruning_groups import dependency_graph as dependency_graph
 from .pruning_groups import form_of as form_of
 from .pruning_groups import pruning_group as pruning_group

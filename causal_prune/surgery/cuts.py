@@ -9,9 +9,6 @@ from torch import nn
 from causal_prune.errors import InputError
 from causal_prune.network.layer_kinds import widths_of
 
-Dependencies = Literal["labels", "torch-pruning"]
-"""Who finds what must go together: our own labels, or torch-pruning's dependency graph."""
-
 
 @dataclass(frozen=True)
 class LayerCut:

@@ -9,8 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from causal_prune.errors import InputError
 from causal_prune.report import Target
-from causal_prune.surgery.cuts import Cuts, Dependencies, LayerCut, ParameterCut
+from causal_prune.surgery.cuts import Cuts, LayerCut, ParameterCut
 from causal_prune.surgery.lineage import Stage
+from causal_prune.surgery.options import Dependencies
 
 PLAN_FORMAT = 1
 

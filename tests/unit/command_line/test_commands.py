@@ -66,7 +66,8 @@ def test_flags_are_made_only_for_the_command_that_is_named() -> None:
 
 def test_inspect_has_flags_of_the_network_alone() -> None:
     assert flags("inspect", "inspect") == [
-        "--model", "--model-arg", "--weights", "--data", "--input-shape", "--freeze", "--json", "--no-json", "--config",
+        "--model", "--model-arg", "--weights", "--data", "--input-shape", "--dependencies", "--freeze", "--json",
+        "--no-json", "--config",
     ]  # fmt: skip
     options = next(options for command, options, _ in COMMANDS if command.__name__ == "inspect")
     assert options is not None and set(options) < RunSettings.model_fields.keys()

@@ -198,3 +198,40 @@ def test_maps_of_other_images_classes_or_methods_are_not_compared() -> None:
             between(first, other)
     same = mapped(net, images, 1, method="grad_cam")
     assert between(same, same).iou.tolist() == [1.0] * 4
+
+
+def test_a_map_of_one_place_that_was_enlarged_is_constant_and_so_is_one_that_is_not_finite() -> None:
+    class OnePlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, stride=8, padding=1), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.conv(x)).mean(dim=(2, 3)))
+
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = drift(drawn(OnePlace()), drawn(OnePlace(), seed=1), images, method="grad_cam")
+    assert found.constant.all() and found.summary()["spearman"] is None
+    broken = np.ones((2, 4)) * np.arange(4)
+    broken[1, 2] = np.nan
+    told = compared("made", broken, np.ones((2, 4)) * np.arange(4), np.ones(2, dtype=bool))
+    assert told.constant.tolist() == [False, True]
+
+
+def test_the_floor_of_a_deep_network_has_numbers_of_the_same_size() -> None:
+    layers = [m for _ in range(12) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    net = drawn(net).train()
+    images = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    net(images)
+    other = randomised(net.eval(), 0, images=images)
+    assert not other.training and other[2].momentum == net[2].momentum
+    assert float(other(images).abs().max()) < 50
+    assert not torch.equal(other[2].running_var, net[2].running_var)
+
+
+def test_a_stream_of_calibration_images_serves_both_networks() -> None:
+    net, images = Shortcut(), torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    stream = (torch.rand(10, 3, 8, 8) for _ in range(2))
+    found = drift(net, net, images, method="information_bottleneck", calibration=stream)
+    assert (found.iou[~found.constant] == 1).all()

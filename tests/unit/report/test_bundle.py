@@ -256,3 +256,20 @@ def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     _make(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "report.json").read_text() == "new"
     assert not bundle.is_bundle(tmp_path)
+
+
+def test_maps_of_the_network_that_is_replaced_do_not_outlive_it(tmp_path: Path) -> None:
+    out = tmp_path / "net"
+    for content in ("old", "new"):
+        with staged(out, force=False) as folder:
+            (folder / "report.json").write_text(content)
+        if content == "old":
+            for name in (
+                "explanation/drift.json",
+                "explanation/cam.png",
+                "explanation/in/x.png",
+                "notes/a.txt",
+            ):
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                (out / name).write_text(name)
+    assert not (out / "explanation").exists() and (out / "notes" / "a.txt").is_file()

@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_named(colours: tuple[Path, np.ndarray]) -> None:
         read_chosen([folder / "nowhere"], data)
     with pytest.raises(InputError, match="images: .*empty holds no image"):
         read_chosen([folder / "empty"], data)
-    with pytest.raises(InputError, match="notes.txt is no readable image"):
+    with pytest.raises(InputError, match="^images: .*notes.txt is no readable image"):
         read_chosen([folder / "photos" / "notes.txt"], data)
     own = replace(data, mean=(), std=())
     with pytest.raises(InputError, match="images: the data come from a factory that prepares its own images"):
