@@ -190,8 +190,7 @@ def explain(
         return 0
     _print_tables(drift_lines(found.drifts))
     _print_lines([drift_rows_told(), ""])
-    _print_lines([f"picture: {found.folder}/{drift.method}.png" for drift in found.drifts])
-    _print_lines([f"table: {found.folder}/drift.md and drift.json"])
+    _print_lines(found.written())
     return 0
 
 
@@ -335,7 +334,7 @@ def repeated(arguments: Sequence[str]) -> Iterator[str]:
     from causal_prune.errors import InputError
 
     taking: str | None = None
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
         if argument in SEVERAL and following.startswith("-"):
             raise InputError(f"{argument}: names nothing; give one or more after it")
         if argument in SEVERAL:

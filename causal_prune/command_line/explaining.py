@@ -57,6 +57,11 @@ class Explanation:
     network: str
     as_reported: bool | None
 
+    def written(self) -> list[str]:
+        """What lies in the folder, for a terminal."""
+        pictures = [f"picture: {self.folder}/{drift.method}.png" for drift in self.drifts]
+        return [*pictures, f"table: {self.folder}/{WORDS} and {TABLE}"]
+
     def to_json(self) -> dict[str, object]:
         """Plain values, as `drift.json` holds them."""
         return {

@@ -13,6 +13,7 @@ from causal_prune.errors import InputError
 from causal_prune.options import OptionValues, flag_of
 
 SHOWN = {
+    "dependencies": "labels",
     "model": "a small residual CNN, trained on the spot", "data": "digits", "calibration_images": "2048",
     "keep_macs": "0.5", "align": "auto", "importance": "structural", "mode": "remove",
     "parents": "chain with --mode zero, else graph", "max_memory": "half of what is free", "lr": "0.01",
