@@ -10,3 +10,4 @@ from .pcace import principal_components as principal_components
 from .scores import EliminationCurve as EliminationCurve
 from .scores import FilterScores as FilterScores
 from .scoring import score as score
+from .torch_pruning_bridge import CausalImportance as CausalImportance
