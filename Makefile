@@ -66,6 +66,10 @@ engine-table: $(READY)  ## speed and memory of observe, score and repair, agains
 bench-maps: $(READY)  ## seconds of every attribution map, and the Grad-CAM family against its limit (two minutes)
 	@$(BIN)/python -m tests.benchmarks.maps
 
+.PHONY: bench-torch-pruning
+bench-torch-pruning: $(READY)  ## ResNet-56 at 2.12x: torch-pruning's pipeline and ours; needs ../shared (ten minutes)
+	@$(BIN)/python -m tests.benchmarks.torch_pruning_pipeline
+
 .PHONY: bench-real-size
 bench-real-size: $(READY)  ## top-1 of pretrained ImageNet networks with few images; needs ../shared and weights, or skips
 	@$(BIN)/python -m tests.benchmarks.real_size

@@ -53,18 +53,29 @@ def run(ctx: typer.Context, config: Config = None) -> int:
 
 
 def inspect(ctx: typer.Context, config: Config = None) -> int:
-    """Groups, widths, parents, what is frozen and why; changes nothing."""
-    settings = _settings(ctx, config)
-    from causal_prune.command_line.jobs import inspect_job
+    """Groups, widths, parents, what is frozen and why; changes nothing. `--dependencies both` compares two graphs."""
+    from causal_prune.command_line.flags import typed
+    from causal_prune.command_line.settings import load_settings
+
+    given = typed(ctx)
+    both = given.get("dependencies") == "both"
+    settings = load_settings(config, {**given, "dependencies": "labels"} if both else given)
+    from causal_prune.command_line.jobs import inspect_both_job, inspect_job
     from causal_prune.command_line.standard_output import left_to_json
-    from causal_prune.command_line.tables import inspection_tables
+    from causal_prune.command_line.tables import differences_table, inspection_tables
+    from causal_prune.tracing import differences
 
     with left_to_json(settings.print_json):
-        graph = inspect_job(settings)
-    if settings.print_json:
-        typer.echo(json.dumps(graph.to_json(), indent=1))
+        graphs = inspect_both_job(settings) if both else (inspect_job(settings),)
+    if not both and settings.print_json:
+        typer.echo(json.dumps(graphs[0].to_json(), indent=1))
+    elif not both:
+        _print_tables(*inspection_tables(graphs[0]))
+    elif settings.print_json:
+        told: dict[str, Any] = {graph.dependencies: graph.to_json() for graph in graphs}
+        _print_json({**told, "differences": [vars(each) for each in differences(*graphs)]})
     else:
-        _print_tables(*inspection_tables(graph))
+        _print_tables(*inspection_tables(graphs[0]), differences_table(differences(*graphs)))
     return 0
 
 

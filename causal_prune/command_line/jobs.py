@@ -81,6 +81,23 @@ def inspect_job(settings: RunSettings) -> FilterGraph:
     return trace(network, example, freeze=settings.freeze, dependencies=settings.dependencies)
 
 
+def inspect_both_job(settings: RunSettings) -> tuple[FilterGraph, FilterGraph]:
+    """Trace a network by our labels and by torch-pruning's graph.
+
+    Args:
+        settings: As for `inspect_job`.
+
+    Returns:
+        Both graphs, ours first.
+
+    Raises:
+        CausalPruneError: As `inspect_job`, and if torch-pruning can make no graph.
+    """
+    network, example = _to_trace(settings, Path.cwd())
+    labels = trace(network, example, freeze=settings.freeze)
+    return labels, trace(network, example, freeze=settings.freeze, dependencies="torch-pruning")
+
+
 def _to_trace(settings: RunSettings, start: Path) -> tuple[nn.Module, torch.Tensor]:
     if settings.from_bundle is not None:
         model, data = dense_and_data(settings, start)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from causal_prune.measure import Latency, speedup
 from causal_prune.report import LayerWidths, MapDrift, Target, drift_table
-from causal_prune.tracing import FilterGraph
+from causal_prune.tracing import FilterGraph, GraphDifference
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,6 +105,23 @@ def drift_lines(drifts: Iterable[MapDrift]) -> "Table":
         for name, *cells in drift_table(drift):
             table.add_row(name, *cells[: len(DRIFT_HEADS)])
         table.add_section()
+    return table
+
+
+def differences_table(found: Iterable[GraphDifference]) -> "Table":
+    """Lay out where two graphs differ.
+
+    Args:
+        found: From `differences`.
+
+    Returns:
+        A table; one row says so where they do not.
+    """
+    table = _table("Where torch-pruning's graph differs", "layer", "labels", "torch-pruning")
+    for each in found:
+        table.add_row(each.layer, each.labels, each.torch_pruning)
+    if not table.rows:
+        table.add_row("", "the two graphs agree", "")
     return table
 
 

@@ -4,6 +4,7 @@ from .cuts import Cuts as Cuts
 from .cuts import ExampleForm as ExampleForm
 from .cuts import LayerCut as LayerCut
 from .cuts import ParameterCut as ParameterCut
+from .foreign_cuts import cut_by_torch_pruning as cut_by_torch_pruning
 from .lineage import Stage as Stage
 from .lineage import cuts_since as cuts_since
 from .lineage import inner_of as inner_of

@@ -4,3 +4,5 @@ from .filter_graph import Layer as Layer
 from .filter_graph import Member as Member
 from .network_trace import trace as trace
 from .trial_cuts import difference as difference
+from .two_graphs import GraphDifference as GraphDifference
+from .two_graphs import differences as differences

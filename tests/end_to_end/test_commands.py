@@ -90,6 +90,25 @@ def test_inspect_shows_what_the_user_freezes(cli, world) -> None:
     assert "frozen by the caller" in done.out.partition("What is not cut")[2]
 
 
+def test_inspect_tells_two_graphs_apart(cli, world, tmp_path: Path) -> None:
+    asked = ("--input-shape", "1,8,8", "--dependencies", "both")
+    done = cli("inspect", *world.model, *asked)
+    assert (done.code, done.err) == (0, "") and "the two graphs agree" in done.out
+    (tmp_path / "flip.py").write_text(
+        "from torch import nn\n\n\nclass Flip(nn.Module):\n    def forward(self, x):\n        return x.flip(1)\n\n\n"
+        "def net():\n    return nn.Sequential(nn.Conv2d(1, 8, 3), Flip(), nn.Conv2d(8, 4, 3), nn.Flatten(),"
+        " nn.Linear(64, 3))\n"
+    )
+    done = cli("inspect", "--model", "flip.py:net", *asked, "--json")
+    told = json.loads(done.out)
+    assert told["labels"]["dependencies"] == "labels" and told["torch-pruning"]["groups"]
+    (found,) = [each for each in told["differences"] if each["layer"] == "0"]
+    assert found["labels"] == "can be cut: the trial cut is right"
+    assert "where channel 7 reads filter 0" in found["torch_pruning"]
+    refused = cli("run", *world.model, *world.data, "--dependencies", "both")
+    assert refused.code == 2 and "--dependencies: both is not 'labels' or 'torch-pruning'" in refused.err
+
+
 @pytest.mark.parametrize("option", [[], ["--dependencies", "torch-pruning"]])
 def test_inspect_tells_who_found_the_groups(cli, world, option: list[str]) -> None:
     done = cli("inspect", *world.model, "--input-shape", "1,8,8", "--json", *option)

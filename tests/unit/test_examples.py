@@ -1,5 +1,6 @@
 """The examples that are quick enough to run."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,21 @@ def test_public_weights_fit_and_classify(depth: int) -> None:
     with torch.no_grad():
         predictions = model.eval()(torch.stack(images)).argmax(dim=1)
     assert (predictions == torch.tensor(labels)).float().mean() > 0.88
+
+
+def test_three_lines_change_for_people_who_use_torch_pruning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import torch_pruning_users
+
+    torch_pruning_users.main(epochs=4)
+    printed = re.findall(
+        r"^(.*?) +([\d.]+) % of 359 test images, ([\d,]+) parameters$", capsys.readouterr().out, re.MULTILINE
+    )
+    right = {name: float(percent) for name, percent, _ in printed}
+    sizes = {name: size for name, _, size in printed}
+    assert list(right) == ["dense", "theirs", "theirs, batch norm re-estimated", "ours"]
+    assert right["ours"] > right["theirs, batch norm re-estimated"] > right["theirs"]
+    assert right["ours"] > right["dense"] - 5
+    assert sizes["ours"] == sizes["theirs"] != sizes["dense"]
