@@ -22,6 +22,7 @@ from causal_prune.explanation import (
     activation_maximisation,
     drift,
     pcace_ranking,
+    randomised,
     visualize_heatmap_on_input,
     visualize_top_filter_maps,
 )
@@ -140,6 +141,7 @@ VERBS: dict[str, Verb] = {
         s.net, batches[0][0][:6], steps=2
     ),
     "explanation drift": lambda s, batches, _: drift(s.net, s.small, batches[0][0][:6]),
+    "explanation randomised": lambda s, batches, _: randomised(s.net, images=batches[0][0][:6]),
     "explanation pcace_ranking": lambda s, batches, _: pcace_ranking(s.net, batches[0][0], 1, permutations=2),
     "explanation visualize_heatmap_on_input": lambda s, batches, _: visualize_heatmap_on_input(
         s.net, batches[0][0][:2], [0.1] * 8

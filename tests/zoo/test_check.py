@@ -154,9 +154,9 @@ def test_rebuild_of_other_weights_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 def test_harm_to_the_caller_is_noticed(
     monkeypatch: pytest.MonkeyPatch, harm: Callable[[Any], Any], what: str
 ) -> None:
-    def harmful(model: nn.Module, example: Any) -> FilterGraph:
+    def harmful(model: nn.Module, example: Any, **options: Any) -> FilterGraph:
         harm(model)
-        return trace(model, example)
+        return trace(model, example, **options)
 
     monkeypatch.setattr(check, "trace", harmful)
     result = outcome()
