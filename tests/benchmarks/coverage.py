@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from tests.zoo.torchvision_nets import NETS, Net, with_statistics
 
 HEADER = (
     f"{'network':30} {'trace':>7} {'groups':>6} {'frozen':>7} {'verdict':11} {'error':>7} {'train':5} "
-    f"{'onnx':8} {'total':>7}"
+    f"{'onnx':8} {'total':>7} {'tp, proved':16} {'tp as it is':14}"
 )
 
 
@@ -38,6 +39,26 @@ def judged(net: Net, *, onnx: bool) -> Outcome:
     return check_network(net.make, net.example, prepare=with_statistics(net), onnx=onnx)
 
 
+def by_torch_pruning(make: Any, example: Any, **options: Any) -> tuple[str, str]:
+    """What becomes of a network that torch-pruning's graph cuts.
+
+    Args:
+        make: Makes the network.
+        example: What to trace it with.
+        **options: Of `check_network`.
+
+    Returns:
+        Through us, with trial cuts: the verdict and the share of filters that is frozen; and as it is, without them:
+        "right", "wrong" where it raises nothing and computes something else, or "raises".
+    """
+    proved, plain = (
+        check_network(make, example, dependencies="torch-pruning", prove=prove, **options)
+        for prove in (True, False)
+    )
+    told = f"{verdict(proved)} {proved.frozen_share:.0%}" if proved.kind == "right" else verdict(proved)
+    return told, "raises" if plain.kind == "raised" else plain.kind
+
+
 def verdict(outcome: Outcome) -> str:
     """The word for the table.
 
@@ -50,13 +71,14 @@ def verdict(outcome: Outcome) -> str:
     return "approximate" if outcome.kind == "right" and outcome.approximate else outcome.kind
 
 
-def row(name: str, outcome: Outcome, seconds: float) -> str:
+def row(name: str, outcome: Outcome, seconds: float, theirs: tuple[str, str]) -> str:
     """One line of the table; what needs words follows below it.
 
     Args:
         name: Of the network.
         outcome: What became of it.
         seconds: Of the whole check.
+        theirs: From `by_torch_pruning`.
 
     Returns:
         The line or lines.
@@ -65,7 +87,8 @@ def row(name: str, outcome: Outcome, seconds: float) -> str:
     notes = [text for text in (outcome.detail, outcome.onnx if onnx == "no" else "") if text]
     line = (
         f"{name:30} {outcome.seconds:6.2f}s {outcome.groups:6} {outcome.frozen_share:7.1%} {verdict(outcome):11} "
-        f"{outcome.error:7.0e} {'yes' if outcome.trained else 'no':5} {onnx or '-':8} {seconds:6.1f}s"
+        f"{outcome.error:7.0e} {'yes' if outcome.trained else 'no':5} {onnx or '-':8} {seconds:6.1f}s "
+        f"{theirs[0]:16} {theirs[1]:14}"
     )
     return "\n".join([line, *(f"    {note}" for note in notes)])
 
@@ -80,11 +103,15 @@ def print_networks(nets: Iterable[Net], names: list[str], *, onnx: bool) -> None
     """
     print(HEADER)
     outcomes = {}
+    counted: Counter[str] = Counter()
     for net in nets:
         if not names or net.name in names:
             start = time.perf_counter()
             outcomes[net.name] = judged(net, onnx=onnx)
-            print(row(net.name, outcomes[net.name], time.perf_counter() - start), flush=True)
+            seconds = time.perf_counter() - start
+            theirs = by_torch_pruning(net.make, net.example, prepare=with_statistics(net))
+            counted.update([f"through us {theirs[0].split()[0]}", f"as it is {theirs[1]}"])
+            print(row(net.name, outcomes[net.name], seconds, theirs), flush=True)
     counts = Counter(map(verdict, outcomes.values()))
     slowest = max(outcomes, key=lambda name: outcomes[name].seconds)
     whole = sum(outcome.frozen_share == 0 for outcome in outcomes.values())
@@ -92,6 +119,7 @@ def print_networks(nets: Iterable[Net], names: list[str], *, onnx: bool) -> None
         f"{len(outcomes)} networks: {_listed(counts)}; nothing frozen but the output in {whole}; "
         f"slowest trace {slowest} {outcomes[slowest].seconds:.1f} s"
     )
+    print(f"torch-pruning: {', '.join(f'{count} {kind}' for kind, count in sorted(counted.items()))}")
 
 
 def print_patterns() -> None:
@@ -105,6 +133,11 @@ def print_patterns() -> None:
     print(f"{len(PATTERNS)} patterns: {_listed(Counter(outcome.kind for outcome in outcomes.values()))}")
     print(f"frozen where it must be prunable: {len(lacking)}{': ' if lacking else ''}{', '.join(lacking)}")
     print(f"slowest trace: {slowest} {outcomes[slowest].seconds:.2f} s")
+    counted: Counter[str] = Counter()
+    for p in PATTERNS:
+        proved, plain = by_torch_pruning(p.make, p.example, any_batch=p.any_batch)
+        counted.update([f"through us {proved.split()[0]}", f"as it is {plain}"])
+    print(f"torch-pruning: {', '.join(f'{count} {kind}' for kind, count in sorted(counted.items()))}")
 
 
 def _listed(counts: Counter[str]) -> str:

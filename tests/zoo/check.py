@@ -83,6 +83,7 @@ def check_network(
     prepare: Callable[[nn.Module], None] | None = None,
     onnx: bool = False,
     dependencies: Literal["labels", "torch-pruning"] = "labels",
+    prove: bool = True,
 ) -> Outcome:
     """Trace a network, cut a random half of every prunable group, and judge.
 
@@ -94,6 +95,7 @@ def check_network(
         prepare: Gives the network under test weights and statistics that `make` alone does not give.
         onnx: Whether to export the removed network as well, with a dynamic batch and a parity of 1e-5.
         dependencies: Whose groups are cut.
+        prove: Whether trial cuts may freeze some of them first.
 
     Returns:
         The outcome; nothing is raised.
@@ -106,7 +108,7 @@ def check_network(
         start = time.perf_counter()
         try:
             with untouched(model):
-                graph = trace(model, example, dependencies=dependencies)
+                graph = trace(model, example, dependencies=dependencies, prove=prove)
                 seconds = time.perf_counter() - start
         except TouchedError as error:
             return Outcome("wrong", detail=f"trace: {error}")
