@@ -162,3 +162,16 @@ def test_methods_that_cannot_explain_the_network_stop_the_run_at_once(
     assert not (tmp_path / "out").exists()
     done = cli("run", *world.model, *world.data, "--explain", "lime", "--out", "out")
     assert done.code == 2 and "--explain: lime is not a list of saliency" in done.err
+
+
+def test_a_zeroed_bundle_and_one_that_went_on_from_another_are_explained(
+    cli, world, no_export, copied: Path, tmp_path: Path
+) -> None:
+    options = ("--arms", "causal", "--align", "1", "--epochs", "0")
+    assert cli("run", *world.model, *world.data, *options, "--mode", "zero", "--out", "zero").code == 0
+    assert cli("run", "--from", "net", *options, "--keep-macs", "0.8", "--out", "further").code == 0
+    for bundle in ("zero", "further"):
+        done = cli("explain", bundle, "--methods", "saliency", "--count", "12")
+        assert (done.code, done.err) == (0, ""), bundle
+        told = json.loads((tmp_path / bundle / "explanation" / "drift.json").read_text())
+        assert told["as_reported"] is True and told["methods"][0]["networks"][0]["spearman"] < 1
