@@ -190,7 +190,7 @@ def explain(
             folder,
             images=images or (),
             methods=chosen,
-            all_of_them="all" in methods,
+            all_of_them="all" in methods.split(","),
             count=count,
             out=out,
             config=config,

@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 from causal_prune.command_line.jobs import bare_network, dense_and_data
 from causal_prune.command_line.settings import RunSettings, load_settings
 from causal_prune.comparison import Shown, side_by_side
-from causal_prune.data import Data, loader, with_pairs
+from causal_prune.data import Data, evenly, loader, with_pairs
 from causal_prune.errors import InputError, warn
 from causal_prune.explanation import mapped, save_picture
 from causal_prune.machine import check_device
@@ -157,9 +157,7 @@ def _images(paths: Sequence[Path], data: Data, count: int, start: Path) -> tuple
         names, images = read_chosen([anchored(path, start) for path in paths], data, count)
         names = [Path(name).name for name in names]
         return Shown(images, names, data.classes, data.mean, data.std), None
-    size = data.split["test"]
-    some = min(count, size)
-    positions = [k * size // some for k in range(some)]
+    positions = evenly(data.split["test"], count)
     items = [data.test[k] for k in positions]
     names = [f"test {k}: {_class(data, item[1])}" for k, item in zip(positions, items, strict=True)]
     images = torch.stack([item[0] for item in items])

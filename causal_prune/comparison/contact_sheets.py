@@ -11,6 +11,7 @@ from torch import Tensor
 from causal_prune.comparison.arms import Recipe
 from causal_prune.comparison.flips import flipped
 from causal_prune.comparison.outcome import Outcome, Sheet
+from causal_prune.data import evenly
 from causal_prune.errors import InputError
 from causal_prune.explanation import MapRow, colours_of, map_figure, mapped
 from causal_prune.network.running import copied
@@ -21,8 +22,6 @@ LOST, GAINED, EXEMPLARS = 8, 4, 16
 """So many images of each kind are shown."""
 METHOD = "grad_cam"
 Map: TypeAlias = NDArray[np.float64] | None
-LONGEST = 16
-"""Letters of a class's name."""
 
 
 def sheets_of(recipe: Recipe, outcome: Outcome, harm: Harm | None) -> tuple[Sheet, ...]:
@@ -40,7 +39,9 @@ def sheets_of(recipe: Recipe, outcome: Outcome, harm: Harm | None) -> tuple[Shee
         return ()
     dense, causal = outcome.dense.stages.end, outcome.causal.stages.end
     lost, gained = flipped(dense, causal)
-    chosen = [*_spread(lost, LOST), *_spread(gained, GAINED)]
+    chosen = [
+        int(part[k]) for part, most in ((lost, LOST), (gained, GAINED)) for k in evenly(len(part), most)
+    ]
     voted = harm.exemplars.images[:EXEMPLARS]
     with status("draw the images that paid"):
         fetched = {k: recipe.data.test[k][0] for k in {*chosen, *(each.image for each in voted)}}
@@ -115,11 +116,4 @@ def _exemplars(recipe: Recipe, harm: Harm, fetched: Mapping[int, Tensor]) -> She
 
 def _name(recipe: Recipe, label: int) -> str:
     names = recipe.data.classes
-    name = names[label] if 0 <= label < len(names) else str(label)
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-
-
-def _spread(places: np.ndarray, most: int) -> list[int]:
-    """Some of many, evenly spread."""
-    count = min(most, len(places))
-    return [int(places[k * len(places) // count]) for k in range(count)]
+    return names[label] if 0 <= label < len(names) else str(label)

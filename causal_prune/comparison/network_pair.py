@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from causal_prune.comparison.kept_reasons import drift_of_maps
+from causal_prune.data import evenly
 from causal_prune.explanation import MapRow, between, colours_of, map_figure, mapped
 from causal_prune.report import MapDrift, correlation
 
@@ -88,25 +89,20 @@ def side_by_side(
         others = [("compressed", None, second)]
         drift = drift_of_maps(dense, shown.images, first, others, calibration=calibration, seed=seed)
         spearman = between(first, second).spearman
-        count = min(SHOWN, len(shown.images))
-        chosen = [k * len(shown.images) // count for k in range(count)]
+        chosen = evenly(len(shown.images), SHOWN)
         rows = [
             MapRow(
                 colours_of(shown.images[k], shown.mean, shown.std),
-                f"{_short(shown.names[k])}\ndense: {_short(shown.called(int(first.predicted[k])))}\n"
-                f"compressed: {_short(shown.called(int(second.predicted[k])))}",
+                f"{shown.names[k]}\ndense: {shown.called(int(first.predicted[k]))}\n"
+                f"compressed: {shown.called(int(second.predicted[k]))}",
                 first.maps[k],
                 second.maps[k],
                 _remark(float(spearman[k])),
             )
             for k in chosen
         ]
-        yield SideBySide(drift, map_figure(rows), count)
+        yield SideBySide(drift, map_figure(rows), len(rows))
 
 
 def _remark(spearman: float) -> str:
     return "difference" if np.isnan(spearman) else f"difference (corr. {correlation(spearman)})"
-
-
-def _short(name: str, most: int = 22) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"

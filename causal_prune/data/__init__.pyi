@@ -4,6 +4,7 @@ from .classification import width_of as width_of
 from .data import Data as Data
 from .data import Images as Images
 from .data import Pairs as Pairs
+from .data import evenly as evenly
 from .data import held_out as held_out
 from .data import loader as loader
 from .data import paired as paired

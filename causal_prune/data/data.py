@@ -189,5 +189,22 @@ def held_out(validation: Images, most: int = JUDGED_IMAGES) -> DataLoader[tuple[
         A loader of (images, labels).
     """
     size = len(validation)  # type: ignore[arg-type]
+    return loader(Subset(validation, evenly(size, most)))
+
+
+def evenly(size: int, most: int) -> list[int]:
+    """Some positions of many, evenly spread.
+
+    Args:
+        size: How many there are.
+        most: How many are taken at most.
+
+    Returns:
+        Ascending positions below `size`, the first among them.
+
+    Example:
+        >>> evenly(10, 4), evenly(2, 4)
+        ([0, 2, 5, 7], [0, 1])
+    """
     count = min(most, size)
-    return loader(Subset(validation, [k * size // count for k in range(count)]))
+    return [k * size // count for k in range(count)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from causal_prune.data import Data
+from causal_prune.data import Data, evenly
 from causal_prune.errors import InputError
 from causal_prune.sources.images import input_format, read_image, to_inputs
 
@@ -34,8 +34,7 @@ def read_chosen(paths: Sequence[Path], data: Data, most: int | None = None) -> t
             "leave `images` out to take test images, or let the factory return a Data with its attributes mean and std"
         )
     files = list(dict.fromkeys(file for path in paths for file in _files(path)))
-    count = len(files) if most is None else min(most, len(files))
-    files = [files[k * len(files) // count] for k in range(count)]
+    files = [files[k] for k in evenly(len(files), len(files) if most is None else most)]
     shape = tuple(data.test[0][0].shape)
     inputs = []
     for file in files:

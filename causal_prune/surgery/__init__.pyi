@@ -4,6 +4,7 @@ from .cuts import Cuts as Cuts
 from .cuts import ExampleForm as ExampleForm
 from .cuts import LayerCut as LayerCut
 from .cuts import ParameterCut as ParameterCut
+from .cuts import RootCut as RootCut
 from .foreign_cuts import cut_by_torch_pruning as cut_by_torch_pruning
 from .lineage import Stage as Stage
 from .lineage import cuts_since as cuts_since
@@ -14,7 +15,6 @@ from .options import Dependencies as Dependencies
 from .pruning_groups import dependency_graph as dependency_graph
 from .pruning_groups import form_of as form_of
 from .pruning_groups import pruning_group as pruning_group
-from .pruning_groups import roots_of as roots_of
 from .pruning_plan import PruningPlan as PruningPlan
 from .rebuilding import bundle_weights as bundle_weights
 from .rebuilding import load as load

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from causal_prune.errors import InputError, first_line
-from causal_prune.network.running import Inputs
+from causal_prune.network.layer_kinds import CARRYING, MIXING, widths_of
+from causal_prune.network.running import Inputs, device_of
 from causal_prune.network.tensor_trees import own
-from causal_prune.surgery.cuts import Cuts, ExampleForm, RootCut
+from causal_prune.surgery.cuts import Cuts, ExampleForm
 
 OLDEST = (1, 6, 1)
 LEAST_BUDGET, PER_CHANNEL = 100_000, 20
@@ -179,8 +180,6 @@ def _check_cut(
 
 
 def _widths(model: nn.Module) -> dict[str, tuple[int, int]]:
-    from causal_prune.network.layer_kinds import CARRYING, MIXING, widths_of
-
     return {
         name: widths_of(module)
         for name, module in model.named_modules()
@@ -231,8 +230,6 @@ def example_of(form: ExampleForm, model: nn.Module) -> Inputs:
     Returns:
         Inputs.
     """
-    from causal_prune.network.running import device_of
-
     where, generator = device_of(model), torch.Generator().manual_seed(0)
     floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     made = []
@@ -263,15 +260,3 @@ def _operation(error: BaseException) -> str:
             place = str(name) if name else place
         trace = trace.tb_next
     return f"at {place}: " if place else ""
-
-
-def roots_of(groups: Mapping[str, Iterable[int]]) -> tuple[RootCut, ...]:
-    """Roots and what goes of them.
-
-    Args:
-        groups: Filters that go, by root.
-
-    Returns:
-        One value for each root that loses some.
-    """
-    return tuple(RootCut(name, tuple(sorted(gone))) for name, gone in groups.items() if tuple(gone))

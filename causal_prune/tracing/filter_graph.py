@@ -13,8 +13,8 @@ from causal_prune.surgery import (
     ExampleForm,
     LayerCut,
     ParameterCut,
+    RootCut,
     Stage,
-    roots_of,
 )
 from causal_prune.tracing.channel_statistics import Place
 
@@ -338,12 +338,13 @@ class FilterGraph:
             if filters is not None or inputs is not None:
                 layers[name] = LayerCut(filters, inputs, layer.filters, layer.inputs, layer.grouping)
         adapters = tuple(cut for each in self.adapters if (cut := each.cut(staying)) is not None)
-        roots = {
-            group.name: set(range(group.size)) - staying[group.name]
+        roots = tuple(
+            RootCut(group.name, tuple(drop))
             for group in self.prunable
             if self.dependencies == "torch-pruning"
-        }
-        return Cuts(layers, parameters, adapters, folds or {}, roots_of(roots), self.example)
+            and (drop := sorted(set(range(group.size)) - staying[group.name]))
+        )
+        return Cuts(layers, parameters, adapters, folds or {}, roots, self.example)
 
     def without(self, failing: Mapping[str, str]) -> "FilterGraph":
         """The graph with some groups, and their producers, frozen.
