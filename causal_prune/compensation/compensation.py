@@ -335,6 +335,6 @@ def _known_cuts(pruned: nn.Module, dense: nn.Module, stages: Sequence[Stage]) ->
         if theirs.get(name) != tensor.shape:
             raise InputError(
                 f"compensate: {name} was cut and it is not known how: give a network from "
-                "remove, zero or load, or its plan (plan=)"
+                "remove, zero, load or cut_by_torch_pruning, or its plan (plan=)"
             )
     return Cuts({}, {})

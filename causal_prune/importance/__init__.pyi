@@ -1,6 +1,8 @@
 from .ablation import Ablation as Ablation
 from .ablation import ablate as ablate
 from .ablation import joined as joined
+from .careful_pruning import careful_pruner as careful_pruner
+from .careful_pruning import careful_step as careful_step
 from .documented import structural_equations as structural_equations
 from .methods import METHODS as METHODS
 from .methods import WITH_LABELS as WITH_LABELS

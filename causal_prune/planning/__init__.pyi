@@ -1,4 +1,5 @@
 from .latency_target import plan_latency as plan_latency
+from .plan_recovery import plan_of as plan_of
 from .targets import NOT_ASKED as NOT_ASKED
 from .targets import TARGETS as TARGETS
 from .targets import Goal as Goal

@@ -12,6 +12,7 @@ from causal_prune.sources import small_resnet
 from causal_prune.surgery.removal import cut_network
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace
+from examples import cifar_resnet
 from tests.unit.drawn_weights import drawn
 from tests.zoo.check import check_network
 from tests.zoo.patterns import PATTERNS
@@ -117,3 +118,25 @@ def test_nothing_wrong_passes(name: str) -> None:
 def test_an_unknown_source_is_refused() -> None:
     with pytest.raises(InputError, match="dependencies: 'tp' is not 'labels' or 'torch-pruning'"):
         trace(small_resnet(width=8), EXAMPLE, dependencies="tp")  # type: ignore[arg-type]  # the point
+
+
+@pytest.mark.parametrize("depth", [20, pytest.param(56, marks=pytest.mark.slow)])
+def test_a_resnet_with_padded_shortcuts_has_one_plan_and_one_network_in_both(depth: int) -> None:
+    """Its streams, which torch-pruning cuts wrongly in silence, come out frozen; the rest is the same."""
+    make = getattr(cifar_resnet, f"resnet{depth}")
+    network = drawn(make()).eval()
+    example = torch.rand(2, 3, 32, 32)
+    theirs = trace(network, example, dependencies="torch-pruning")
+    streams = [name for name in theirs.frozen if name == "conv1" or name.endswith("conv2")]
+    assert streams and all("'labels'" in theirs.frozen[name] for name in streams)
+    ours = trace(network, example, freeze=streams)
+    groups = [{group.name: {*group.members} for group in graph.prunable} for graph in (ours, theirs)]
+    assert groups[0] == groups[1] and len(groups[0]) == (depth - 2) // 2
+    images = [torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
+    plans = [
+        cp.plan(graph, cp.score(graph, cp.observe(network, graph, images)), keep_macs=0.5)
+        for graph in (ours, theirs)
+    ]
+    assert plans[0].kept_units == plans[1].kept_units and plans[0].layers == plans[1].layers
+    one, other = (cp.remove(network, plan).state_dict() for plan in plans)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
