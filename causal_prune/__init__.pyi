@@ -19,6 +19,7 @@ from .onnx_files import export_onnx as export_onnx
 from .pipeline import Compressed as Compressed
 from .pipeline import Options as Options
 from .pipeline import compress as compress
+from .pipeline import frontier as frontier
 from .planning import plan as plan
 from .surgery import PruningPlan as PruningPlan
 from .surgery import load as load

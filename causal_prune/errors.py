@@ -30,6 +30,12 @@ class ParityError(CausalPruneError):
     exit_code = 1
 
 
+class StoppedError(CausalPruneError):
+    """A command that was interrupted; the message says what it has left."""
+
+    exit_code = 130
+
+
 class CausalPruneWarning(UserWarning):
     """A result that is right but poorer than it could be; the text names what was missing."""
 

@@ -77,7 +77,15 @@ def _bytes(value: object) -> object:
     return TypeAdapter(ByteSize).validate_python(_no_bool(value))
 
 
-def _listed(value: object) -> object:
+def listed_in(value: object) -> object:
+    """Take `1,2`, as the command line gives a list.
+
+    Args:
+        value: What was given.
+
+    Returns:
+        A list of texts; `value` itself where it is no text.
+    """
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -149,11 +157,11 @@ Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Switch = Annotated[bool, Must("true or false")]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(names_in)]
-Numbers = Annotated[tuple[Number, ...], BeforeValidator(_listed), Field(min_length=1)]
+Numbers = Annotated[tuple[Number, ...], BeforeValidator(listed_in), Field(min_length=1)]
 Deviations = Annotated[
-    tuple[Annotated[Number, Field(gt=0)], ...], BeforeValidator(_listed), Field(min_length=1)
+    tuple[Annotated[Number, Field(gt=0)], ...], BeforeValidator(listed_in), Field(min_length=1)
 ]
-Shape = Annotated[tuple[Natural, Natural, Natural], BeforeValidator(_listed)]
+Shape = Annotated[tuple[Natural, Natural, Natural], BeforeValidator(listed_in)]
 Pairs = Annotated[dict[str, JsonValue], BeforeValidator(_pairs)]
 
 

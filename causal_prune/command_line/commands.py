@@ -3,11 +3,14 @@
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from causal_prune.errors import StoppedError
 
 if TYPE_CHECKING:
     from causal_prune.command_line.settings import RunSettings
@@ -43,12 +46,40 @@ def run(ctx: typer.Context, config: Config = None) -> int:
         else:
             _print_lines(dry_run_lines(target, layers))
         return 0
-    with left_to_json(settings.print_json):
+    with left_to_json(settings.print_json), _told_when_stopped():
         result = run_job(settings, command=_typed(ctx))
     if settings.print_json:
         typer.echo(result.report.model_dump_json(indent=2))
     else:
         _print_summary(result)
+    return 0
+
+
+def frontier(
+    ctx: typer.Context,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE,SHARE",
+            help="Shares of the MACs that stay, one for each size. [dim]\\[default: 0.9,0.7,0.5,0.35,0.25,0.15][/]",
+            rich_help_panel="How small",
+        ),
+    ] = None,
+    config: Config = None,
+) -> int:
+    """How small it may get: sizes side by side without training, and the one that one would take."""
+    settings = _settings(ctx, config)
+    from causal_prune.command_line.jobs import frontier_job
+    from causal_prune.command_line.standard_output import left_to_json
+    from causal_prune.report import frontier_lines, frontier_table
+
+    with left_to_json(settings.print_json):
+        found, out = frontier_job(settings, keep, command=_typed(ctx))
+    if settings.print_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return 0
+    _print_tables(frontier_table(found))
+    _print_lines([*frontier_lines(found), "", f"picture: {out}/frontier.png"])
     return 0
 
 
@@ -223,6 +254,17 @@ def _methods(text: str) -> tuple[str, ...]:
     return names
 
 
+@contextmanager
+def _told_when_stopped() -> Iterator[None]:
+    """Let an interrupt say what is left of the run, where it knows that; typer would drop its words."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            raise StoppedError(str(stop)) from stop
+        raise
+
+
 def _settings(ctx: typer.Context, config: Path | None) -> "RunSettings":
     from causal_prune.command_line.flags import typed
     from causal_prune.command_line.settings import load_settings
@@ -274,11 +316,22 @@ def _print_summary(result: "Compressed") -> None:
 
 
 ALL: tuple[str, ...] = ()
+FRONTIER = (
+    "from_bundle", "model", "model_arg", "weights", "data", "mean", "std", "input_shape", "calibration_images",
+    "max_drop", "confidence", "align", "importance", "parents", "mode", "views", "dependencies", "freeze",
+    "compensation", "max_memory", "evidence", "arms", "random_seeds", "seed", "threads", "device", "opset",
+    "dynamic_size", "out", "force", "print_json",
+)  # fmt: skip
 COMMANDS: tuple[tuple[Callable[..., int], tuple[str, ...] | None, str], ...] = (
     (
         run,
         ALL,
         "Example: causal-prune run --model torchvision:resnet18 --weights net.safetensors --data imagefolder:photos",
+    ),
+    (
+        frontier,
+        FRONTIER,
+        "Example: causal-prune frontier --model torchvision:resnet18 --data imagefolder:photos --keep 0.7,0.5,0.35",
     ),
     (
         inspect,

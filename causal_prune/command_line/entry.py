@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from causal_prune.command_line.commands import app_for, named, repeated
-from causal_prune.errors import CausalPruneError, CausalPruneNote, CausalPruneWarning
+from causal_prune.errors import CausalPruneError, CausalPruneNote, CausalPruneWarning, StoppedError
 
 INTERRUPTED = 130
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, start = "--debug" in arguments, _working_folder()
     try:
-        with _plain_warnings(arguments, start), _no_interrupt_lost(), shown(sys.stderr.isatty()):
+        with _plain_warnings(arguments, start), _no_interrupt_lost(), shown(live=sys.stderr.isatty()):
             given = _with_values([*repeated(arguments)])
             app = app_for(given)
             result = app(args=given, prog_name="causal-prune", standalone_mode=False, obj=given)
@@ -110,7 +110,7 @@ def _with_values(arguments: list[str]) -> list[str]:
 
 def _told(error: BaseException) -> tuple[str, int]:
     """What an error is in one line, and its exit code."""
-    if _hides_interrupt(error):
+    if not isinstance(error, StoppedError) and _hides_interrupt(error):
         return STOPPED, INTERRUPTED
     if isinstance(error, CausalPruneError):
         return str(error), error.exit_code

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from keyword import iskeyword
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -22,7 +21,8 @@ def with_flags(*names: str) -> Callable[[Command], Command]:
         *names: Options that it has; none for all.
 
     Returns:
-        A decorator of a function (context, config); it finds what was typed with `typed`.
+        A decorator of a function (context, config), with further parameters of its own where it has some; it finds what
+        was typed of the options with `typed`.
     """
     wanted = [name for name in keys().values() if not names or name in names]
     wanted.sort(key=lambda name: PANELS.index(_panel(name)))
@@ -30,11 +30,12 @@ def with_flags(*names: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         own = inspect.signature(command)
         made = [parameter for name in wanted for parameter in _parameters(name)]
-        context, config = own.parameters.values()
-        parameters = [context, *made, config.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        context, *declared = own.parameters.values()
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [context, *made, *(each.replace(kind=keyword) for each in declared)]
 
-        def run(ctx: typer.Context, config: Path | None = None, **_typed: Any) -> int:
-            return command(ctx, config)
+        def run(ctx: typer.Context, **typed: Any) -> int:
+            return command(ctx, **{each.name: typed[each.name] for each in declared})
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -9,12 +9,25 @@ from torch import nn
 
 from causal_prune.command_line.settings import RunSettings
 from causal_prune.data import Data, loader
-from causal_prune.errors import InputError, one_line
+from causal_prune.errors import CausalPruneNote, InputError, one_line, warn
 from causal_prune.fine_tuning import fine_tune
 from causal_prune.machine import check_device, one_thread
 from causal_prune.network.running import seeded
-from causal_prune.pipeline import Compressed, Options, choose, compress, layer_entries, recipe_of
-from causal_prune.report import LayerWidths, Target, check_out
+from causal_prune.pipeline import (
+    Compressed,
+    FrontierOptions,
+    Options,
+    Sizes,
+    choose,
+    compress,
+    frontier,
+    layer_entries,
+    recipe_of,
+    steps_of,
+)
+from causal_prune.planning import NOT_ASKED, SETTLED
+from causal_prune.progress import Step, listed, step
+from causal_prune.report import Frontier, LayerWidths, Target, check_out
 from causal_prune.sources import anchored, check_fits, load_data, load_model, load_weights, small_resnet
 from causal_prune.surgery import load
 from causal_prune.tracing import FilterGraph, trace
@@ -24,6 +37,7 @@ TRAINING_LR = 0.1
 TRAINING_BATCH = 64
 """Of the embedded network; chosen on the validation split of the digits."""
 EMBEDDED_EPOCHS = 3
+TRAIN, LOAD = "train the dense network", "load network and images"
 
 
 def run_job(settings: RunSettings, *, command: str) -> Compressed:
@@ -42,8 +56,12 @@ def run_job(settings: RunSettings, *, command: str) -> Compressed:
     options, start = _options(settings, command), Path.cwd()
     assert options.out is not None, "it has a default"
     check_out(options.out.expanduser(), force=options.force)
-    model, data = dense_and_data(settings, start)
-    made = compress(model, data, options.model_copy(update={"out": anchored(options.out, start)}))
+    trained = settings.model is None and settings.from_bundle is None and settings.weights is None
+    first = TRAIN if trained else LOAD
+    with listed([Step(first), *map(Step, steps_of(options))]):
+        with step(first):
+            model, data = dense_and_data(settings, start)
+        made = compress(model, data, options.model_copy(update={"out": anchored(options.out, start)}))
     return replace(made, bundle=options.out)
 
 
@@ -62,6 +80,43 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
     options = _options(settings, "")
     chosen = choose(recipe_of(*dense_and_data(settings, Path.cwd()), options), options)
     return chosen.plan.target, layer_entries(chosen.graph, chosen.plan, chosen.moments)
+
+
+def frontier_job(settings: RunSettings, keep: str | None, *, command: str) -> tuple[Frontier, Path]:
+    """Make a network at several sizes, into a folder.
+
+    Args:
+        settings: The options.
+        keep: Shares that stay, with commas between them; None for the usual ones.
+        command: How it was started.
+
+    Returns:
+        The sizes, and the folder as it was named.
+
+    Raises:
+        CausalPruneError: As `frontier`, and for a model, weights or data that cannot be used.
+    """
+    sizes = Sizes() if keep is None else Sizes.model_validate({"keep": keep})
+    given, start = _options(settings, command), Path.cwd()
+    out = given.out if "out" in settings.model_fields_set else Path(f"{given.out}-frontier")
+    assert out is not None, "it has a default"
+    check_out(out.expanduser(), force=given.force)
+    foreign = [name for name in SETTLED if name != "max_drop" and getattr(settings, name) not in NOT_ASKED]
+    if foreign:
+        warn(
+            f"`{foreign[0]}` of the file is passed over: a frontier is made of the sizes in --keep",
+            CausalPruneNote,
+        )
+    nothing = dict.fromkeys(name for name in SETTLED if name != "max_drop") | {"remove_silent": False}
+    plain = {"epochs": 0, "explain": (), "out": out, "keep": sizes.keep, **nothing}
+    options = FrontierOptions.model_construct(**{**dict(given), **plain})
+    trained = settings.model is None and settings.from_bundle is None and settings.weights is None
+    first = TRAIN if trained else LOAD
+    with listed([Step(first)]):
+        with step(first):
+            model, data = dense_and_data(settings, start)
+        found = frontier(model, data, options)
+    return found, out
 
 
 def inspect_job(settings: RunSettings) -> FilterGraph:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from causal_prune.errors import InputError
 from causal_prune.options import Flag, OptionError, OptionValues, Switch, flag_of, shown
 from causal_prune.pipeline import Options
-from causal_prune.planning import NOT_ASKED, TARGETS
+from causal_prune.planning import NOT_ASKED, SETTLED
 from causal_prune.sources import Source
 
 INHERITED = {*Source.model_fields, "seed"} - {"from_bundle", "weights"}
@@ -39,6 +39,8 @@ class RunSettings(Printing, Options, Source):
     def _planned_without_timing(self) -> Self:
         if self.dry_run and self.keep_latency is not None:
             raise InputError("`dry_run`: cannot tell `keep_latency` without exporting; give `keep_macs`")
+        if self.dry_run and self.max_drop is not None:
+            raise InputError("`dry_run`: cannot tell `max_drop` without repairing; give `keep_macs`")
         return self
 
     @model_validator(mode="after")
@@ -118,8 +120,8 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
     bundle = {**from_file, **from_flags}.get("from_bundle")
     if bundle is not None:
         from_file = {**_source_of(Path(str(bundle)).expanduser()), **from_file}
-    if any(from_flags.get(name) not in NOT_ASKED for name in TARGETS):
-        from_file = {key: value for key, value in from_file.items() if key not in TARGETS}
+    if any(from_flags.get(name) not in NOT_ASKED for name in SETTLED):
+        from_file = {key: value for key, value in from_file.items() if key not in SETTLED}
     try:
         return RunSettings.model_validate({**from_file, **from_flags})
     except OptionError as error:

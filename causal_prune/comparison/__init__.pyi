@@ -1,7 +1,14 @@
-from .agreement import judge as judge
 from .arms import Recipe as Recipe
-from .arms import run_arms as run_arms
+from .arms import shipped as shipped
+from .chosen import Chosen as Chosen
 from .contact_sheets import sheets_of as sheets_of
+from .evidence import AGREEMENT as AGREEMENT
+from .evidence import ARMS as ARMS
+from .evidence import CURVE as CURVE
+from .evidence import Allowance as Allowance
+from .evidence import Gathered as Gathered
+from .evidence import Pace as Pace
+from .evidence import gather as gather
 from .exports import export_arms as export_arms
 from .flips import harm_of as harm_of
 from .kept_reasons import check_explained as check_explained
@@ -13,4 +20,7 @@ from .outcome import ArmResult as ArmResult
 from .outcome import Judged as Judged
 from .outcome import Outcome as Outcome
 from .rivals import rivals_of as rivals_of
-from .share_curve import curve_by_share as curve_by_share
+from .size_search import Found as Found
+from .size_search import smallest_within as smallest_within
+from .sizes import SizedNetwork as SizedNetwork
+from .sizes import sizes_of as sizes_of

@@ -148,9 +148,26 @@ def spread_units(sizes: Mapping[str, int], most: int, *, seed: int = 0) -> dict[
     return {name: sorted(units.tolist()) for name, units in drawn.items()}
 
 
-JUDGED_UNITS = 16
+@dataclass(frozen=True)
+class Sample:
+    """How much is judged.
 
-INTERVENTIONS, MOST_IMAGES = 100_000, 1000
+    Attributes:
+        units: Of every group at most.
+        interventions: Units times images, about.
+        most_images: Validation images at most.
+        halves: Whether importances are also made from two halves of the calibration images.
+    """
+
+    units: int
+    interventions: int
+    most_images: int = 1000
+    halves: bool = True
+
+
+THOROUGH = Sample(16, 100_000)
+QUICK = Sample(8, 10_000, halves=False)
+LEAST_IMAGES = 64
 
 
 def judge(
@@ -158,11 +175,12 @@ def judge(
     graph: FilterGraph,
     scores: FilterScores,
     rescore: Callable[[FilterMoments], FilterScores],
+    sample: Sample = THOROUGH,
 ) -> AgreementSummary | None:
     """How far the importances rank the units as ablation does, on a sample that costs little beside a run.
 
-    Up to 16 units of every group are ablated, on as many validation images as make 100,000 interventions, but 64 to
-    1,000. Two halves of the images are ablated on their own: how far they agree says how much of it is noise.
+    Up to so many units of every group are ablated, on as many validation images as make the number of interventions,
+    but at least 64. Two halves of the images are ablated on their own: how far they agree says how much of it is noise.
 
     Args:
         recipe: The network before, validation images to ablate on, and calibration images, from two halves of which
@@ -170,16 +188,17 @@ def judge(
         graph: From `trace`.
         scores: The causal arm's.
         rescore: The same scores from other moments.
+        sample: How much is judged.
 
     Returns:
         The agreement; None where ablation itself made the scores, or nothing can be cut.
     """
-    units = spread_units({group.name: group.size for group in graph.prunable}, JUDGED_UNITS)
+    units = spread_units({group.name: group.size for group in graph.prunable}, sample.units)
     count = sum(map(len, units.values()))
     if scores.method == "ablation" or not count:
         return None
     validation, task = recipe.data.validation, recipe.data.task
-    images = min(MOST_IMAGES, max(64, INTERVENTIONS // count))
+    images = min(sample.most_images, max(LEAST_IMAGES, sample.interventions // count))
     halves = [
         ablate(recipe.dense, graph, held_out(Subset(validation, part), images // 2), task=task, units=units)
         for start in (0, 1)
@@ -190,7 +209,7 @@ def judge(
     if len(halves) == 2:
         reliability = median_agreement(spearman_by_group(halves[0].rise, halves[1].rise))
     stable = None
-    if scores.method not in WITH_LABELS and recipe.data.split["calibration"] >= 4:
+    if sample.halves and scores.method not in WITH_LABELS and recipe.data.split["calibration"] >= 4:
         stable = _stability(recipe, graph, rescore)
     return AgreementSummary(
         method=scores.method,

@@ -1,6 +1,6 @@
 """One arm of a comparison: cut, repair, fine-tune, measure. All arms share widths, data, budget and schedule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from causal_prune.comparison.outcome import ArmResult, Outcome, Stages
 from causal_prune.comparison.rivals import Rival
-from causal_prune.compensation import Repair, reestimate, repair
+from causal_prune.compensation import LayerRepair, Repair, reestimate, repair
 from causal_prune.data import Data, Images, loader, loader_of_views
 from causal_prune.fine_tuning import Tuning, fine_tune
 from causal_prune.measure import Measured, count_cost, evaluate
@@ -64,10 +64,98 @@ def pruned(dense: nn.Module, plan: PruningPlan, mode: Mode) -> nn.Module:
     return remove(dense, plan) if mode == "remove" else zero(dense, plan)
 
 
+@dataclass(frozen=True)
+class Made:
+    """An arm of which no test image was read yet.
+
+    Attributes:
+        plan: The units that it drops.
+        mode: How they went.
+        cut: The network after the cut.
+        repaired: And after its repair.
+        end: And after the fine-tuning.
+        layers: What the repair did to each layer.
+        verdict: Which way to repair was kept, and why; empty where there was nothing to judge.
+    """
+
+    plan: PruningPlan
+    mode: Mode
+    cut: nn.Module
+    repaired: nn.Module
+    end: nn.Module
+    layers: tuple[LayerRepair, ...]
+    verdict: str
+
+
+def make_arm(recipe: Recipe, plan: PruningPlan, *, label: str, mode: Mode) -> Made:
+    """Cut, repair and fine-tune one arm.
+
+    Args:
+        recipe: What all arms share.
+        plan: The units that this arm drops.
+        label: What progress bars call it.
+        mode: How the units go.
+
+    Returns:
+        The networks on the way, and the last in eval mode.
+    """
+    after_cut = pruned(recipe.dense, plan, mode)
+    repaired = repair(
+        after_cut,
+        recipe.dense,
+        loader_of_views(recipe.data.calibration, recipe.views),
+        recipe.repair,
+        views=recipe.views,
+        device=recipe.device,
+        seed=recipe.seed,
+        label=f"{label}: compensate",
+    )
+    tuned = fine_tune(
+        repaired.model,
+        loader(recipe.data.train, shuffle=True, seed=recipe.seed),
+        epochs=recipe.tuning.epochs,
+        lr=recipe.tuning.lr,
+        teacher=recipe.dense if recipe.tuning.distill else None,
+        seed=recipe.seed,
+        task=recipe.data.task,
+        device=recipe.device,
+        label=f"{label}: fine-tune",
+        masks=zero_masks(recipe.dense, plan) if mode == "zero" else None,
+    ).eval()
+    verdict = "" if repaired.verdict is None else str(repaired.verdict)
+    return Made(plan, mode, after_cut, repaired.model, tuned, repaired.layers, verdict)
+
+
+def judge_arm(recipe: Recipe, made: Made, *, name: str, importance: str, seed: int | None) -> ArmResult:
+    """Read the test split once for all stages of an arm.
+
+    Args:
+        recipe: What all arms share.
+        made: The arm.
+        name: Of the arm.
+        importance: Of the method that chose the units.
+        seed: Of the method, or None.
+
+    Returns:
+        The arm, measured.
+    """
+    label = name if seed is None else f"{name} {seed}"
+    stations = {"cut": made.cut, "compensation": made.repaired, "end": made.end}
+    if recipe.repair.compensation == "batchnorm":
+        stations["batchnorm"] = made.repaired
+    elif recipe.repair.compensation == "least_squares":
+        stations["batchnorm"] = normalised(recipe, made.cut, f"{label}: batch norm")
+    found = measured(recipe, stations, recipe.data.test, f"{label}: test")
+    cost = count_cost(made.end, recipe.example)
+    return ArmResult(
+        name, importance, seed, made.end, Stages(**found), cost, made.layers, verdict=made.verdict
+    )
+
+
 def run_arm(
     recipe: Recipe, plan: PruningPlan, *, name: str, importance: str, seed: int | None, mode: Mode
 ) -> ArmResult:
-    """Cut, repair and fine-tune one arm, then read the test split once for all stages.
+    """Make one arm and measure it.
 
     Args:
         recipe: What all arms share.
@@ -81,38 +169,8 @@ def run_arm(
         The arm.
     """
     label = name if seed is None else f"{name} {seed}"
-    after_cut = pruned(recipe.dense, plan, mode)
-    repaired = repair(
-        after_cut,
-        recipe.dense,
-        loader_of_views(recipe.data.calibration, recipe.views),
-        recipe.repair,
-        views=recipe.views,
-        device=recipe.device,
-        seed=recipe.seed,
-        label=f"{label}: compensate",
-    )
-    stations = {"cut": after_cut, "compensation": repaired.model}
-    if recipe.repair.compensation == "batchnorm":
-        stations["batchnorm"] = repaired.model
-    elif recipe.repair.compensation == "least_squares":
-        stations["batchnorm"] = normalised(recipe, after_cut, f"{label}: batch norm")
-    stations["end"] = tuned = fine_tune(
-        repaired.model,
-        loader(recipe.data.train, shuffle=True, seed=recipe.seed),
-        epochs=recipe.tuning.epochs,
-        lr=recipe.tuning.lr,
-        teacher=recipe.dense if recipe.tuning.distill else None,
-        seed=recipe.seed,
-        task=recipe.data.task,
-        device=recipe.device,
-        label=f"{label}: fine-tune",
-        masks=zero_masks(recipe.dense, plan) if mode == "zero" else None,
-    ).eval()
-    found = measured(recipe, stations, recipe.data.test, f"{label}: test")
-    cost = count_cost(tuned, recipe.example)
-    verdict = "" if repaired.verdict is None else str(repaired.verdict)
-    return ArmResult(name, importance, seed, tuned, Stages(**found), cost, repaired.layers, verdict=verdict)
+    made = make_arm(recipe, plan, label=label, mode=mode)
+    return judge_arm(recipe, made, name=name, importance=importance, seed=seed)
 
 
 def normalised(recipe: Recipe, network: nn.Module, label: str = "batch norm") -> nn.Module:
@@ -164,31 +222,40 @@ def dense_arm(recipe: Recipe) -> ArmResult:
     return ArmResult("dense", None, None, recipe.dense, Stages(**found), cost)
 
 
-def run_arms(
-    recipe: Recipe, graph: FilterGraph, planned: PruningPlan, importance: str, rivals: Sequence[Rival]
-) -> Outcome:
-    """Run the dense network, the causal arm and its rivals, all at the same widths.
+def shipped(recipe: Recipe, planned: PruningPlan, importance: str, made: Made | None = None) -> Outcome:
+    """The dense network and the causal arm: the result, before anything is compared with it.
 
     Args:
         recipe: What all arms share; with mode "zero" a further arm removes the causal arm's units.
-        graph: From `trace`.
-        planned: The causal arm's plan, whose widths all take.
-        importance: The causal arm's method.
-        rivals: The other arms.
+        planned: The causal arm's plan.
+        importance: Its method.
+        made: The arm, where a search for the plan has made it already.
 
     Returns:
         The arms.
     """
     mode = recipe.mode
     dense = dense_arm(recipe)
-    causal = run_arm(recipe, planned, name="causal", importance=importance, seed=None, mode=mode)
-    others = []
-    if mode == "zero":
-        others.append(
-            run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove")
-        )
-    for rival in rivals:
-        theirs = plan_like(graph, rival.scores, planned)
-        method, seed = rival.scores.method, rival.seed
-        others.append(run_arm(recipe, theirs, name=rival.name, importance=method, seed=seed, mode=mode))
-    return Outcome(dense, causal, tuple(others))
+    made = made or make_arm(recipe, planned, label="causal", mode=mode)
+    causal = judge_arm(recipe, made, name="causal", importance=importance, seed=None)
+    if mode == "remove":
+        return Outcome(dense, causal)
+    removed = run_arm(recipe, planned, name="causal-removed", importance=importance, seed=None, mode="remove")
+    return Outcome(dense, causal, (removed,))
+
+
+def run_rival(recipe: Recipe, graph: FilterGraph, planned: PruningPlan, rival: Rival) -> ArmResult:
+    """Run another way of choosing units at the causal arm's widths.
+
+    Args:
+        recipe: What all arms share.
+        graph: From `trace`.
+        planned: The causal arm's plan, whose widths it takes.
+        rival: The other way.
+
+    Returns:
+        The arm.
+    """
+    theirs = plan_like(graph, rival.scores, planned)
+    method = rival.scores.method
+    return run_arm(recipe, theirs, name=rival.name, importance=method, seed=rival.seed, mode=recipe.mode)

@@ -1,6 +1,6 @@
 """What a comparison gives: arms as they came out, by the part that each plays."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
@@ -89,6 +89,17 @@ class Outcome:
         """All arms, in the order of the report."""
         yield from (self.dense, self.causal, *self.others)
 
+    def joined(self, others: Iterable[ArmResult]) -> "Outcome":
+        """The same comparison with further arms.
+
+        Args:
+            others: They; they come last.
+
+        Returns:
+            Another outcome.
+        """
+        return replace(self, others=(*self.others, *others))
+
     def each(self, change: Callable[[ArmResult], ArmResult]) -> "Outcome":
         """The same comparison with every arm changed.
 
@@ -124,15 +135,17 @@ class Judged:
     """What is told of a choice besides its arms.
 
     Attributes:
-        curve: Quality against the share of units removed.
+        curve: Quality against the share of units removed; None where it was not measured.
         agreement: How far the importances rank the units as ablation does; None where that means nothing.
         harm: Which test images were lost and gained; None where no image is right or wrong.
         drifts: Whether the networks look at the same things, by method; none where it was not asked for.
         sheets: Pictures of test images, and what the report says of each.
+        remarks: What was left out.
     """
 
-    curve: Curve
-    agreement: AgreementSummary | None
+    curve: Curve | None = None
+    agreement: AgreementSummary | None = None
     harm: Harm | None = None
     drifts: tuple[MapDrift, ...] = ()
     sheets: tuple[Sheet, ...] = ()
+    remarks: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ def rivals_of(graph: FilterGraph, moments: FilterMoments, asked: Rivals, seed: i
     if "random" in asked.arms:
         rivals += [
             Rival("random", k, score(graph, moments, method="random", seed=k))
-            for k in range(seed, seed + asked.random_seeds)
+            for k in range(seed, seed + asked.seeds)
         ]
     if "magnitude" in asked.arms:
         rivals.append(Rival("magnitude", None, score(graph, moments, method="magnitude")))

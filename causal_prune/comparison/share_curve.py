@@ -15,6 +15,7 @@ from causal_prune.surgery import PruningPlan
 from causal_prune.tracing import FilterGraph
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+QUICK_SHARES = (0.3, 0.5, 0.7)
 CURVE_IMAGES = 1000
 
 
@@ -45,7 +46,11 @@ def curve(
 
 
 def curve_by_share(
-    recipe: Recipe, graph: FilterGraph, scores: FilterScores, rivals: Sequence[Rival]
+    recipe: Recipe,
+    graph: FilterGraph,
+    scores: FilterScores,
+    rivals: Sequence[Rival],
+    shares: Sequence[float] = SHARES,
 ) -> Curve:
     """Quality against the share of units removed, causal and random, without fine-tuning.
 
@@ -54,6 +59,7 @@ def curve_by_share(
         graph: From `trace`.
         scores: The causal arm's.
         rivals: The random ones among them are taken.
+        shares: Of the units that go.
 
     Returns:
         The curve.
@@ -65,7 +71,7 @@ def curve_by_share(
     }
     plans = {
         (share, name, seed): (lambda s=theirs, r=share: plan(graph, s, remove_filters=r))
-        for share in SHARES
+        for share in shares
         for name, entries in chosen.items()
         for seed, theirs in entries
     }
@@ -73,9 +79,9 @@ def curve_by_share(
     seeds = [seed for seed, _ in chosen["random"]]
     repaired = "no repair" if recipe.repair.compensation == "none" else "batch-norm re-estimation"
     return Curve(
-        shares=SHARES,
-        causal=tuple(found[share, "causal", 0] for share in SHARES),
-        random=tuple(tuple(found[share, "random", seed] for seed in seeds) for share in SHARES),
+        shares=tuple(shares),
+        causal=tuple(found[share, "causal", 0] for share in shares),
+        random=tuple(tuple(found[share, "random", seed] for seed in seeds) for share in shares),
         split="validation",
         note=f"Every group gives up the same share; {repaired}, no fine-tuning, up to 1,000 validation images.",
     )

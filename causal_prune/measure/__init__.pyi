@@ -3,6 +3,7 @@ from .cost import count_cost as count_cost
 from .latency import Latency as Latency
 from .latency import measure_latency as measure_latency
 from .latency import speedup as speedup
+from .paired_bounds import largest_loss as largest_loss
 from .quality import Measured as Measured
 from .quality import evaluate as evaluate
 from .statistics import holm as holm

@@ -9,7 +9,7 @@ from statistics import median
 import tomli_w
 from pydantic import JsonValue
 
-from causal_prune.comparison import ArmResult, Judged, Outcome, Recipe
+from causal_prune.comparison import ArmResult, Chosen, Judged, Outcome, Recipe
 from causal_prune.compensation import REPAIRS
 from causal_prune.explanation import save_picture
 from causal_prune.importance import FilterScores
@@ -18,8 +18,7 @@ from causal_prune.measure import Latency, paired_difference, paired_test, speedu
 from causal_prune.observation import FilterMoments
 from causal_prune.pipeline.notes import notes, repairs
 from causal_prune.pipeline.options import Options
-from causal_prune.pipeline.steps import Chosen
-from causal_prune.progress import status
+from causal_prune.progress import StepList, status
 from causal_prune.report import (
     Arm,
     Comparison,
@@ -28,6 +27,7 @@ from causal_prune.report import (
     ParitySummary,
     Report,
     Split,
+    StepTaken,
     Yardstick,
     hits_to_text,
     numbers_to_text,
@@ -44,7 +44,14 @@ PRINTED = ("json", "dry_run")
 """Keys that tell how a run was shown, and do not repeat it."""
 
 
-def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome, judged: Judged) -> Report:
+def assemble(
+    recipe: Recipe,
+    options: Options,
+    chosen: Chosen,
+    outcome: Outcome,
+    judged: Judged,
+    steps: StepList | None = None,
+) -> Report:
     """Put the report together.
 
     Args:
@@ -53,6 +60,7 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         chosen: What was planned, and by which scores.
         outcome: The arms.
         judged: What is told of the choice besides.
+        steps: What took how long.
 
     Returns:
         The report.
@@ -85,14 +93,29 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         curve=judged.curve,
         importances=_importances(chosen.scores),
         importance_unit=chosen.scores.unit,
-        notes=(*notes(data, options, chosen, recipe.views), *repairs(outcome.causal)),
+        notes=(*notes(data, options, chosen, recipe.views), *repairs(outcome.causal), *judged.remarks),
         environment=environment(options.threads),
         options=options.by_key() if options.in_force is None else options.in_force,
         class_names=data.classes,
         harm=judged.harm,
         drifts=judged.drifts,
         pictures=tuple(sheet.told for sheet in judged.sheets),
+        search=chosen.search,
+        steps=steps_taken(steps),
     )
+
+
+def steps_taken(steps: StepList | None) -> tuple[StepTaken, ...]:
+    """Which steps ran, and how long they took.
+
+    Args:
+        steps: Of the run; None where they were not counted.
+
+    Returns:
+        One entry for each step that ran.
+    """
+    ran = [] if steps is None else [each for each in steps.steps if each.seconds is not None]
+    return tuple(StepTaken(name=each.name, part=each.part, seconds=each.seconds or 0.0) for each in ran)
 
 
 def write_bundle(

@@ -1,29 +1,48 @@
 """The whole flow: a trained network and its data in, a smaller network and its report out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from causal_prune.comparison import (
+    Allowance,
+    Chosen,
     Judged,
+    Outcome,
+    Pace,
+    Recipe,
     Rivals,
     check_explained,
-    curve_by_share,
     drifts_of,
     export_arms,
+    gather,
     harm_of,
-    judge,
-    rivals_of,
-    run_arms,
     sheets_of,
+    shipped,
 )
 from causal_prune.data import Data
+from causal_prune.errors import warn
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.pipeline.findings import assemble, write_bundle
+from causal_prune.pipeline.forecast import (
+    EXPORT,
+    EXPORT_ALL,
+    FIGURES,
+    MAKE,
+    MAPS,
+    PLAN,
+    PROVE,
+    WRITE,
+    forecast,
+    seconds_per_image,
+)
 from causal_prune.pipeline.keywords import keywords_of
 from causal_prune.pipeline.options import Options
 from causal_prune.pipeline.steps import choose, prove, recipe_of, workplace
+from causal_prune.progress import StepList, listed, step
 from causal_prune.report import Report
 from causal_prune.surgery import PruningPlan
 
@@ -68,20 +87,79 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
     """
     recipe = recipe_of(model, data, options)
     check_explained(recipe, options.explain)
+    image = seconds_per_image(recipe)
+    with listed(forecast(recipe, options, image)) as steps:
+        made = _result(recipe, options)
+        if options.evidence != "none":
+            with _kept_whatever_comes(options.out):
+                made = _with_evidence(recipe, options, made, Pace(image, _arm_seconds(steps, made)), steps)
+    return Compressed(made.outcome.causal.model, made.chosen.plan, made.report, options.out)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A run so far: what was chosen, the arms, what is told of them, and the report."""
+
+    chosen: Chosen
+    outcome: Outcome
+    judged: Judged
+    report: Report
+
+
+def _result(recipe: Recipe, options: Options) -> _Made:
+    """The network and its bundle, before anything is compared with it."""
     with workplace(options) as folder:
         chosen = choose(recipe, options)  # trace, observe, score, plan
-        rivals = rivals_of(chosen.graph, chosen.moments, options.part(Rivals), options.seed)
-        prove(recipe, chosen)
-        outcome = run_arms(recipe, chosen.graph, chosen.plan, options.importance, rivals)
-        outcome = export_arms(outcome, recipe, folder, options.threads, command=options.command)
-        harm = harm_of(outcome, data.classes)
-        judged = Judged(
-            curve_by_share(recipe, chosen.graph, chosen.scores, rivals),
-            judge(recipe, chosen.graph, chosen.scores, chosen.rescore),
-            harm,
-            drifts_of(recipe, outcome, options.explain),
-            sheets_of(recipe, outcome, harm),
-        )
-        report = assemble(recipe, options, chosen, outcome, judged)
-        write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force)
-    return Compressed(outcome.causal.model, chosen.plan, report, options.out)
+        with step(PROVE):
+            prove(recipe, chosen)
+        with step(MAKE):
+            outcome = shipped(recipe, chosen.plan, options.importance, chosen.made)
+        with step(EXPORT):
+            outcome = export_arms(outcome, recipe, folder, options.threads, command=options.command)
+        with step(WRITE):
+            judged = Judged(harm=harm_of(outcome, recipe.data.classes))
+            report = assemble(recipe, options, chosen, outcome, judged)
+            write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force)
+    return _Made(chosen, outcome, judged, report)
+
+
+def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, steps: StepList) -> _Made:
+    """The same bundle once more, with what says what the result is worth."""
+    full = options.evidence == "full"
+    allowance = Allowance(None if full else steps.spent("result"))
+    with workplace(options, again=True) as folder:
+        found = gather(recipe, made.chosen, made.outcome, options.part(Rivals), pace, allowance)
+        outcome = found.outcome
+        if full:
+            with step(EXPORT_ALL):
+                outcome = export_arms(outcome, recipe, folder, options.threads, command=options.command)
+        with step(MAPS) if options.explain else nullcontext():
+            drifts = drifts_of(recipe, outcome, options.explain)
+        with step(FIGURES):
+            harm = harm_of(outcome, recipe.data.classes)
+            sheets = sheets_of(recipe, outcome, harm)
+            judged = Judged(found.curve, found.agreement, harm, drifts, sheets, found.remarks)
+            report = assemble(recipe, options, made.chosen, outcome, judged, steps)
+            write_bundle(folder, outcome, made.chosen.plan, report, judged, options.in_force)
+    return _Made(made.chosen, outcome, judged, report)
+
+
+def _arm_seconds(steps: StepList, made: _Made) -> float:
+    """What an arm costs, as the result has shown."""
+    search = made.chosen.search
+    if search is not None:
+        return (steps.named(PLAN).seconds or 0.0) / max(len(search.tried), 1)
+    return (steps.named(MAKE).seconds or 0.0) / (1 + len(made.outcome.others))
+
+
+@contextmanager
+def _kept_whatever_comes(out: Path | None) -> Iterator[None]:
+    """Say that the result is there, where what is made besides does not come to its end."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"interrupted; {out} holds the result, without what it is worth") from stop
+    except Exception:
+        if out is not None:
+            warn(f"{out} holds the result; what it is worth could not be told")
+        raise

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from causal_prune.comparison import ArmResult
+from causal_prune.comparison import ArmResult, Chosen
 from causal_prune.data import Data
 from causal_prune.machine import alignment
 from causal_prune.pipeline.options import Options
-from causal_prune.pipeline.steps import Chosen
 
 
 def notes(data: Data, options: Options, chosen: Chosen, views: int = 1) -> Iterator[str]:
@@ -27,6 +26,8 @@ def notes(data: Data, options: Options, chosen: Chosen, views: int = 1) -> Itera
         yield f"the repair had {views} views of each image: itself, and zoomed crops, half of them mirrored"
     if block > 1:
         yield f"widths are multiples of up to {block}, the block of ONNX Runtime's convolutions here"
+    if options.plan is not None:
+        yield f"the units that went are those of the plan {options.plan}, not chosen in this run"
     if options.importance == "documented":
         yield f"the documented score was computed over the {options.parents or 'graph'} of convolutions"
     for group in graph.groups:

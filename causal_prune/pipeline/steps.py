@@ -1,9 +1,9 @@
 """The steps of a run up to the cut: what can go, what it is worth, what goes, and the proof that it may."""
 
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,41 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from causal_prune.comparison import Recipe
+from causal_prune.comparison import Chosen, Found, Recipe, smallest_within
 from causal_prune.compensation import Repair
 from causal_prune.data import Data, held_out, loader, views_unasked, with_pairs
-from causal_prune.errors import CausalPruneError
+from causal_prune.errors import CausalPruneError, TargetError, warn
 from causal_prune.fine_tuning import Tuning
 from causal_prune.importance import FilterScores, score
 from causal_prune.machine import alignment
 from causal_prune.network.running import copied
-from causal_prune.observation import FilterMoments, observe
+from causal_prune.observation import observe
 from causal_prune.onnx_files import OnnxForm, check_form
+from causal_prune.pipeline.forecast import OBSERVE, PLAN, SCORE, TRACE
 from causal_prune.pipeline.options import Options
-from causal_prune.planning import plan, plan_latency
-from causal_prune.progress import status
+from causal_prune.planning import given_plan, plan, plan_latency
+from causal_prune.progress import status, step
 from causal_prune.report import staged
 from causal_prune.surgery import PruningPlan
 from causal_prune.tracing import FilterGraph, difference, trace
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What is known of a network, and the units that go.
-
-    Attributes:
-        graph: What can be cut together.
-        moments: Statistics of the activity.
-        scores: How much every unit matters.
-        plan: The units that stay, and the cuts that follow.
-        rescore: The same scores from other moments.
-    """
-
-    graph: FilterGraph
-    moments: FilterMoments
-    scores: FilterScores
-    plan: PruningPlan
-    rescore: Callable[[FilterMoments], FilterScores]
 
 
 def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
@@ -95,9 +77,11 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
         TargetError: If the target is out of reach, or nothing can be pruned.
     """
     dense, data = recipe.dense, recipe.data
-    with status("trace"):
+    with step(TRACE), status("trace"):
         graph = trace(dense, recipe.example, freeze=options.freeze, dependencies=options.dependencies)
-    moments = observe(dense, graph, loader(data.calibration), max_memory=options.max_memory)
+        given = None if options.plan is None else given_plan(graph, options.plan)
+    with step(OBSERVE):
+        moments = observe(dense, graph, loader(data.calibration), max_memory=options.max_memory)
     rescore = partial(
         score,
         graph,
@@ -108,28 +92,52 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
         labelled=held_out(data.validation),
         task=data.task,
     )
-    scores = rescore(moments)
-    return Chosen(graph, moments, scores, _planned(recipe, graph, scores, options), rescore)
+    with step(SCORE):
+        scores = rescore(moments)
+    with step(PLAN):
+        if given is not None:
+            return Chosen(graph, moments, scores, given, rescore)
+        if options.max_drop is None:
+            return Chosen(graph, moments, scores, _planned(recipe, graph, scores, options), rescore)
+        found = _searched(recipe, graph, scores, options)
+    return Chosen(graph, moments, scores, found.plan, rescore, found.made, found.search)
 
 
 def _planned(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:
-    block = alignment(options.align)
     kind, share = options.asked
     if kind == "remove_silent":
         return plan(graph, scores, remove_silent=True)
-    if kind != "keep_latency":
-        shares: dict[str, Any] = {kind: share}
-        return plan(graph, scores, align=block, **shares)
-    threads = options.threads
+    if kind == "keep_latency":
+        return _fast(recipe, graph, scores, options)
+    shares: dict[str, Any] = {kind: share}
+    return plan(graph, scores, align=alignment(options.align), **shares)
+
+
+def _fast(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:
+    assert options.keep_latency is not None
     return plan_latency(
         recipe.dense,
         graph,
         scores,
         recipe.example,
-        keep_latency=share,
-        align=block,
-        threads=threads,
+        keep_latency=options.keep_latency,
+        align=alignment(options.align),
+        threads=options.threads,
         form=recipe.form,
+    )
+
+
+def _searched(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> Found:
+    """The smallest network within the loss that was allowed, or the largest that is fast enough."""
+    fast = None
+    if options.keep_latency is not None:
+        try:
+            fast = _fast(recipe, graph, scores, options)
+        except TargetError as error:  # the loss may end the search before that
+            warn(f"{error}; the smallest network within max_drop is looked for")
+    block = alignment(options.align)
+    return smallest_within(
+        recipe, options, lambda share: plan(graph, scores, keep_macs=share, align=block), fast
     )
 
 
@@ -161,20 +169,23 @@ def prove(recipe: Recipe, chosen: Chosen) -> None:
 
 
 @contextmanager
-def workplace(options: Options) -> Iterator[Path]:
+def workplace(options: Options, *, again: bool = False) -> Iterator[Path]:
     """A folder for the bundle, moved into its place at the end of the block; a passing one where none is asked for.
 
     Args:
         options: Of the run.
+        again: Whether this run has written the bundle already; its network is then in the folder.
 
     Yields:
-        The folder, empty.
+        The folder, empty but for that.
     """
     if options.out is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     else:
         with staged(options.out, force=options.force) as place:
+            if again:
+                shutil.copy2(options.out / "model.onnx", place / "model.onnx")
             yield place
 
 

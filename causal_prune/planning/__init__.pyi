@@ -1,7 +1,9 @@
 from .latency_target import plan_latency as plan_latency
+from .plan_recovery import given_plan as given_plan
 from .plan_recovery import plan_of as plan_of
 from .targets import NOT_ASKED as NOT_ASKED
-from .targets import TARGETS as TARGETS
+from .targets import SETTLED as SETTLED
 from .targets import Goal as Goal
+from .unit_choice import check_prunable as check_prunable
 from .unit_choice import plan as plan
 from .unit_choice import plan_like as plan_like

@@ -1,4 +1,6 @@
-"""The plan of a cut that another program made."""
+"""Plans that are not chosen here: one from a file, and that of a cut that another program made."""
+
+from pathlib import Path
 
 from torch import nn
 
@@ -49,6 +51,46 @@ def plan_of(graph: FilterGraph, network: nn.Module) -> PruningPlan:
         {group.name: _gone_first(group, kept[group.name]) for group in graph.prunable},
     )
     return PruningPlan(Target("keep_macs", achieved, achieved), kept, cuts, graph.earlier)
+
+
+def given_plan(graph: FilterGraph, path: Path) -> PruningPlan:
+    """Read the plan of a file, and see that it is one for this network.
+
+    Args:
+        graph: From `trace`.
+        path: A `plan.json`.
+
+    Returns:
+        The plan, as it was saved.
+
+    Raises:
+        InputError: If the file is no plan, or one for another network, for a bundle that was cut before, or for another
+            graph of dependencies.
+    """
+    found = PruningPlan.load(path)
+    start = f"`plan` {path}: "
+    if found.dependencies != graph.dependencies:
+        raise InputError(
+            f"{start}was made with {found.dependencies}; add `dependencies` {found.dependencies}"
+        )
+    if found.earlier != graph.earlier:
+        raise InputError(
+            f"{start}was made for a network that {len(found.earlier)} cuts had led to, this one has "
+            f"{len(graph.earlier)}; give `from_bundle` the bundle that it was made from, or leave it out"
+        )
+    sizes = {group.name: group.size for group in graph.prunable}
+    if unknown := sorted(found.kept_units.keys() ^ sizes.keys()):
+        raise InputError(
+            f"{start}was made for another network, or with other layers frozen: {unknown[0]} differs"
+        )
+    for name, units in found.kept_units.items():
+        if not units or units != tuple(sorted(set(units))) or units[0] < 0 or units[-1] >= sizes[name]:
+            raise InputError(f"{start}was made for another network: {name} has {sizes[name]} units here")
+    cuts = graph.cuts(found.kept_units, found.cuts.folds)
+    wrong = next((name for name in graph.layers if cuts.layers.get(name) != found.layers.get(name)), None)
+    if wrong is not None or cuts != found.cuts:
+        raise InputError(f"{start}was made for another network: {wrong or 'what it cuts'} differs")
+    return found
 
 
 def _kept(group: Group, cuts: Cuts) -> tuple[int, ...]:

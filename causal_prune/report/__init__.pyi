@@ -1,6 +1,13 @@
 from .bundle import check_out as check_out
 from .bundle import staged as staged
 from .bundle import verify as verify
+from .frontier import Frontier as Frontier
+from .frontier import FrontierArm as FrontierArm
+from .frontier import FrontierSize as FrontierSize
+from .frontier_words import draw_frontier as draw_frontier
+from .frontier_words import frontier_lines as frontier_lines
+from .frontier_words import frontier_markdown as frontier_markdown
+from .frontier_words import frontier_table as frontier_table
 from .gating import Limits as Limits
 from .gating import gate as gate
 from .gating import load_baseline as load_baseline
@@ -26,9 +33,12 @@ from .report import ParitySummary as ParitySummary
 from .report import Picture as Picture
 from .report import Report as Report
 from .report import Split as Split
+from .report import StepTaken as StepTaken
 from .report import hits_to_text as hits_to_text
 from .report import numbers_to_text as numbers_to_text
 from .report import text_to_hits as text_to_hits
+from .size_search import SizeSearch as SizeSearch
+from .size_search import SizeTried as SizeTried
 from .summary import summary_lines as summary_lines
 from .summary import summary_table as summary_table
 from .target import Target as Target

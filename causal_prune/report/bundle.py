@@ -17,15 +17,16 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def is_bundle(folder: Path) -> bool:
-    """Say whether a folder is a bundle.
+    """Say whether a folder is a bundle, or one of a frontier.
 
     Args:
         folder: Any path.
 
     Returns:
-        Whether it holds `report.json` and `SHA256SUMS`.
+        Whether it holds `report.json` or `frontier.json`, and `SHA256SUMS`.
     """
-    return (folder / "report.json").is_file() and (folder / SUMS).is_file()
+    written = any((folder / name).is_file() for name in ("report.json", "frontier.json"))
+    return written and (folder / SUMS).is_file()
 
 
 def check_out(out: Path, *, force: bool) -> Path:

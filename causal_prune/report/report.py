@@ -22,6 +22,7 @@ from pydantic import (
 from causal_prune.errors import InputError
 from causal_prune.report.harm import Harm
 from causal_prune.report.map_drift import MapDrift
+from causal_prune.report.size_search import SizeSearch
 from causal_prune.report.strict import Count, Positive, Share, Strict
 from causal_prune.report.target import Target
 from causal_prune.report.yardstick import ACCURACY, Yardstick
@@ -193,6 +194,14 @@ class Picture(Strict):
     caption: str
 
 
+class StepTaken(Strict):
+    """A step of the run, whether it made the result or says what that is worth, and the seconds that it took."""
+
+    name: str
+    part: Literal["result", "evidence"]
+    seconds: Annotated[float, Field(ge=0)]
+
+
 class Report(Strict):
     """Everything that a bundle states. Accuracies are shares 0..1, latencies ms, sizes bytes.
 
@@ -200,8 +209,8 @@ class Report(Strict):
     the same units physically removed. What `quality` means is told by the yardstick; where that counts images that are
     right, a file has the names that were there first: `accuracy`, `hits`, `mcnemar_p` (see `FIRST_NAMES`). `options`
     are those in force, by key of a configuration; `class_names` stand in the order of the labels. `harm` is told of
-    classifiers, `drifts` if they were asked for, `pictures` are files of the bundle. Reports of earlier versions lack
-    these five.
+    classifiers, `drifts` if they were asked for, `pictures` are files of the bundle; `search` is what was tried for
+    `max_drop`, `steps` what took how long. Reports of earlier versions lack these seven.
     """
 
     schema_version: Literal[1]
@@ -235,6 +244,8 @@ class Report(Strict):
     harm: Harm | None = None
     drifts: tuple[MapDrift, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    search: SizeSearch | None = None
+    steps: tuple[StepTaken, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ _TARGETS = {
     "keep_latency": ("keep {} of the median latency", "median latency kept {}"),
     "remove_filters": ("remove {} of the filters that can be cut", "filters removed {}"),
     "remove_silent": ("remove the {} of the filters that are silent", "filters removed {}"),
+    "max_drop": ("lose at most {} of validation {}", "{} of validation {} lost"),
 }
 
 
@@ -221,7 +222,15 @@ def asked(report: Report) -> str:
     Returns:
         For example "keep 50.0 % of the MACs".
     """
-    return _TARGETS[report.target.kind][0].format(percent(report.target.requested, 1))
+    return _TARGETS[report.target.kind][0].format(*_amount(report, report.target.requested))
+
+
+def _amount(report: Report, amount: float) -> tuple[str, ...]:
+    """What a target counts, and of what."""
+    if report.target.kind != "max_drop":
+        return (percent(amount, 1),)
+    yardstick = report.yardstick
+    return yardstick.change(amount).removeprefix("+"), yardstick.name
 
 
 def achieved(report: Report) -> str:
@@ -233,7 +242,7 @@ def achieved(report: Report) -> str:
     Returns:
         For example "MACs kept 49.8 %"; with mode "zero" it says that this needs removal.
     """
-    text = _TARGETS[report.target.kind][1].format(percent(report.target.achieved, 1))
+    text = _TARGETS[report.target.kind][1].format(*_amount(report, report.target.achieved))
     if report.mode == "remove":
         return text
     if report.target.kind == "remove_filters":

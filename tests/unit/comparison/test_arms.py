@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from causal_prune.comparison.arms import Recipe, dense_arm, pruned, run_arm, run_arms
+from causal_prune.comparison.arms import Recipe, dense_arm, make_arm, pruned, run_arm, run_rival, shipped
 from causal_prune.comparison.options import Rivals
 from causal_prune.comparison.rivals import rivals_of
 from causal_prune.compensation.compensation import compensate
@@ -138,10 +138,12 @@ def test_all_arms_share_the_widths_and_differ_in_the_units(
 
     def noted(*given, **options):
         plans.append((given[1], options))
-        return run_arm(*given, **options)
+        return make_arm(*given, **options)
 
-    monkeypatch.setattr("causal_prune.comparison.arms.run_arm", noted)
-    outcome = run_arms(replace(plain, mode=mode), graph, chosen_units, "structural", rivals)
+    monkeypatch.setattr("causal_prune.comparison.arms.make_arm", noted)
+    shared = replace(plain, mode=mode)
+    outcome = shipped(shared, chosen_units, "structural")
+    outcome = outcome.joined(run_rival(shared, graph, chosen_units, rival) for rival in rivals)
     arms = list(outcome)
     assert (outcome.dense.name, outcome.causal.name) == ("dense", "causal")
     extra = ["causal-removed"] if mode == "zero" else []

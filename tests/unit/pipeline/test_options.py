@@ -15,16 +15,16 @@ from causal_prune.pipeline.options import Choice, Machine, Options, Record
 
 OTHER: dict[str, Any] = {
     "keep_macs": 0.3, "keep_params": 0.4, "keep_latency": 0.6, "remove_filters": 0.25, "remove_silent": True,
-    "align": 8,
+    "align": 8, "max_drop": 0.02, "confidence": 0.9, "plan": Path("made/plan.json"),
     "importance": "magnitude", "parents": "chain", "mode": "zero", "freeze": ("conv1", "layer2.0"),
     "compensation": "batchnorm", "views": 3, "max_memory": 2_000_000, "epochs": 7, "lr": 0.125, "distill": False,
-    "arms": ("causal", "random"), "random_seeds": 3, "seed": 11, "threads": 2, "device": "cuda:1",
+    "arms": ("causal", "random"), "random_seeds": 3, "evidence": "full", "seed": 11, "threads": 2, "device": "cuda:1",
     "dependencies": "torch-pruning", "explain": ("cam", "saliency"), "opset": 18, "dynamic_size": True,
     "out": Path("some where/net"), "force": True, "title": "a “net”", "command": "make all",
     "in_force": {"data": "digits", "mean": [0.5], "model_arg": {"width": 3, "name": None}},
 }  # fmt: skip
 """A value other than the default for every option."""
-TARGETS = ("keep_macs", "keep_params", "keep_latency", "remove_filters", "remove_silent")
+TARGETS = ("keep_macs", "keep_params", "keep_latency", "remove_filters", "remove_silent", "max_drop", "plan")
 SPELT = [name for name in OTHER if not flag_of(Options, name).hidden]
 """Options that a shell and a file know."""
 
@@ -81,6 +81,8 @@ def test_all_options_at_once_are_the_same_however_they_are_written(target: str, 
 NAME = st.text(st.characters(exclude_characters=",", exclude_categories=["C"]), min_size=1).map(str.strip)
 ANY: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(TARGETS, st.floats(0, 1, exclude_min=True, exclude_max=True)), "remove_silent": st.just(True),
+    "max_drop": st.floats(0, exclude_min=True, allow_infinity=False), "plan": NAME.filter(bool).map(Path),
+    "confidence": st.floats(0.5, 1, exclude_max=True), "evidence": st.sampled_from(["quick", "full"]),
     "align": st.just("auto") | st.integers(1), "importance": st.sampled_from([*METHODS]),
     "parents": st.sampled_from([None, "chain", "graph"]), "mode": st.sampled_from(["remove", "zero"]),
     "freeze": st.lists(NAME.filter(bool)).map(tuple), "max_memory": st.none() | st.integers(1, 2**60),
@@ -90,7 +92,7 @@ ANY: dict[str, st.SearchStrategy[Any]] = {
     "arms": st.permutations(["causal", "random", "magnitude"]).flatmap(
         lambda arms: st.integers(arms.index("causal") + 1, 3).map(lambda count: arms[:count])
     ),
-    "random_seeds": st.integers(1), "seed": st.integers(0, 2**32 - 1), "threads": st.integers(1),
+    "random_seeds": st.none() | st.integers(1), "seed": st.integers(0, 2**32 - 1), "threads": st.integers(1),
     "device": st.sampled_from(["cpu", "mps", "cuda", "cuda:12"]), "force": st.booleans(),
     "out": st.none() | NAME.map(Path), "title": st.none() | st.text(min_size=1), "command": st.text(min_size=1),
     "in_force": st.none() | st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.lists(st.integers())),
