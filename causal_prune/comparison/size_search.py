@@ -1,7 +1,7 @@
 """The target `max_drop`: the smallest network that loses no more than was allowed, found by making and judging some."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from causal_prune.comparison.arms import Made, Recipe, make_arm, measured
@@ -14,6 +14,7 @@ from causal_prune.surgery import PruningPlan, remove
 
 CANDIDATES = 8
 START = 0.5
+MOST_TURNS = 40
 CLOSE = 1.02
 """Sizes that differ by less than this factor are not told apart."""
 LARGEST = 0.99
@@ -55,7 +56,9 @@ def smallest_within(
 
     A size is taken if the one-sided bound of its loss, paired on the same images (see `largest_loss`), is within the
     limit. Sizes are bracketed by the share of the multiply-accumulates that stays, on a logarithmic scale; the next is
-    where a straight line between the bounds of the bracket's ends meets the limit, kept to the bracket's middle half.
+    where a straight line between the bounds of the bracket's ends meets the limit, kept to the bracket's middle half,
+    or the middle itself where the same end has moved twice. Where none was within, the last is the largest that may be
+    tried.
 
     Args:
         recipe: What all arms share. Of its data the validation split is read, the test split is not.
@@ -99,41 +102,88 @@ def _narrow(
     low: float,
 ) -> None:
     """Try sizes until the bracket is narrow; they are added to those that were tried."""
-    limit, high = goal.max_drop, 1.0
+    limit = goal.max_drop
     assert limit is not None
-    ends = {high: -limit}  # loss at most, less the limit; of the dense network as good as it can be
-    if tried:
-        ends[low] = tried[0].told.at_most - limit
-    for number in track(range(CANDIDATES - len(tried)), "size", unit="candidate"):
-        share = START if not number and low < START else _between(low, high, ends)
-        if share > LARGEST or (number and low and high / low < CLOSE):
+    bracket = _Bracket(low, limit, tried[0].told.at_most - limit if tried else None)
+    for _ in track(_until(tried), "size", total=CANDIDATES - len(tried), unit="candidate"):
+        last = len(tried) == CANDIDATES - 1 and not any(each.told.within for each in tried)
+        share = LARGEST if last else START if not tried and low < START else bracket.between()
+        if bracket.narrow and not last:
             return
         try:
             plan = plan_for(share)
         except TargetError:  # fewer multiply-accumulates than the narrowest network has
-            low = max(low, share)
+            bracket.too_small(share)
             continue
         if any(plan.kept_units == each.made.plan.kept_units for each in tried):
-            low = max(low, share)  # no widths lie between that size and this share
+            bracket.too_small(share)  # no widths lie between that size and this share
             continue
         found = _sized(recipe, goal, dense, plan)
         tried.append(found)
-        place = found.told.macs_kept
-        ends[place] = found.told.at_most - limit
-        if found.told.within:
-            high = min(high, place)
+        bracket.take(found.told.macs_kept, found.told.at_most - limit)
+
+
+def _until(tried: list[Sized]) -> Iterator[int]:
+    """Turns, until as many sizes were tried as may be; a turn may find that there is no network of its size."""
+    for turn in range(MOST_TURNS):
+        if len(tried) >= CANDIDATES:
+            return
+        yield turn
+
+
+class _Bracket:
+    """Shares between which the smallest network within the limit lies.
+
+    Args:
+        low: A share that is too small, or 0.
+        limit: The loss that is allowed: the dense network, which loses nothing, is that far within it.
+        excess: How far the network at `low` is beyond the limit; None where that is not known.
+    """
+
+    def __init__(self, low: float, limit: float, excess: float | None) -> None:
+        self.low, self.high = low, 1.0
+        self.below, self.above = excess, -limit
+        self.same = 0  # how often in a row the same end has moved; above 0 the lower one
+
+    @property
+    def narrow(self) -> bool:
+        """Whether sizes inside are not told apart."""
+        return self.low > 0 and (self.high / self.low < CLOSE or self.low >= LARGEST)
+
+    def too_small(self, share: float) -> None:
+        """There is no network at a share.
+
+        Args:
+            share: Of the multiply-accumulates.
+        """
+        self.low, self.below = max(self.low, share), None
+
+    def take(self, share: float, excess: float) -> None:
+        """Learn of a network.
+
+        Args:
+            share: Of the multiply-accumulates that it keeps.
+            excess: How far its loss at most is beyond the limit; 0 and less is within.
+        """
+        if excess > 0:
+            self.same = max(self.same, 0) + 1
+            if share > self.low:
+                self.low, self.below = share, excess
         else:
-            low = max(low, place)
+            self.same = min(self.same, 0) - 1
+            if share < self.high:
+                self.high, self.above = share, excess
 
+    def between(self) -> float:
+        """The next share to try.
 
-def _between(low: float, high: float, ends: dict[float, float]) -> float:
-    """The next size to try."""
-    bottom = math.log(low or high / 8)
-    top = math.log(high)
-    middle = 0.5
-    if low in ends and high in ends and ends[low] > 0 >= ends[high]:
-        middle = ends[low] / (ends[low] - ends[high])
-    return math.exp(bottom + (top - bottom) * min(max(middle, 0.25), 0.75))
+        Returns:
+            A share inside the bracket, no larger than `LARGEST`.
+        """
+        bottom, top, part = math.log(self.low or self.high / 8), math.log(self.high), 0.5
+        if self.below is not None and abs(self.same) < 2:  # else the line misleads: halve
+            part = min(max(self.below / (self.below - self.above), 0.25), 0.75)
+        return min(math.exp(bottom + (top - bottom) * part), LARGEST)
 
 
 def _sized(recipe: Recipe, goal: Goal, dense: Measured, plan: PruningPlan) -> Sized:

@@ -65,9 +65,7 @@ def assemble(
     Returns:
         The report.
     """
-    data, exported = recipe.data, outcome.causal.exported
-    assert exported is not None, "the causal arm is exported"
-    parity = exported.parity
+    data = recipe.data
     return Report(
         schema_version=1,
         command=options.command,
@@ -84,7 +82,7 @@ def assemble(
         data=data.name,
         classes=len(data.classes),
         yardstick=data.task.yardstick,
-        parity=ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed),
+        parity=_parity(outcome.causal),
         dense=arm_entry(outcome.dense, outcome),
         arms=tuple(arm_entry(arm, outcome) for arm in (outcome.causal, *outcome.others)),
         comparison=compared(outcome, data.task.yardstick),
@@ -103,6 +101,12 @@ def assemble(
         search=chosen.search,
         steps=steps_taken(steps),
     )
+
+
+def _parity(arm: ArmResult) -> ParitySummary:
+    assert arm.exported is not None, "the causal arm is exported"
+    parity = arm.exported.parity
+    return ParitySummary(max_abs=parity.max_abs, tolerance=parity.tolerance, passed=parity.passed)
 
 
 def steps_taken(steps: StepList | None) -> tuple[StepTaken, ...]:

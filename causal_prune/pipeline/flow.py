@@ -89,7 +89,7 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
     check_explained(recipe, options.explain)
     image = seconds_per_image(recipe)
     with listed(forecast(recipe, options, image)) as steps:
-        made = _result(recipe, options)
+        made = _result(recipe, options, steps)
         if options.evidence != "none":
             with _kept_whatever_comes(options.out):
                 made = _with_evidence(recipe, options, made, Pace(image, _arm_seconds(steps, made)), steps)
@@ -106,7 +106,7 @@ class _Made:
     report: Report
 
 
-def _result(recipe: Recipe, options: Options) -> _Made:
+def _result(recipe: Recipe, options: Options, steps: StepList) -> _Made:
     """The network and its bundle, before anything is compared with it."""
     with workplace(options) as folder:
         chosen = choose(recipe, options)  # trace, observe, score, plan
@@ -118,7 +118,7 @@ def _result(recipe: Recipe, options: Options) -> _Made:
             outcome = export_arms(outcome, recipe, folder, options.threads, command=options.command)
         with step(WRITE):
             judged = Judged(harm=harm_of(outcome, recipe.data.classes))
-            report = assemble(recipe, options, chosen, outcome, judged)
+            report = assemble(recipe, options, chosen, outcome, judged, steps)
             write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force)
     return _Made(chosen, outcome, judged, report)
 

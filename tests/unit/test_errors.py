@@ -13,6 +13,7 @@ from causal_prune.errors import (
     CausalPruneWarning,
     InputError,
     ParityError,
+    StoppedError,
     TargetError,
     first_line,
     nearest,
@@ -20,7 +21,7 @@ from causal_prune.errors import (
     warn,
 )
 
-CODES = {CausalPruneError: 2, InputError: 2, TargetError: 3, ParityError: 1}
+CODES = {CausalPruneError: 2, InputError: 2, TargetError: 3, ParityError: 1, StoppedError: 130}
 
 
 @pytest.mark.parametrize(("kind", "code"), CODES.items())

@@ -27,7 +27,7 @@ from causal_prune.tracing.network_trace import trace
 from tests.unit.command_line.disk import Disk
 
 Call = Callable[..., tuple[int, str]]
-NAMES = ("run", "inspect", "gate", "bench", "compare", "explain")
+NAMES = ("run", "frontier", "inspect", "gate", "bench", "compare", "explain")
 GOLDEN = Path(__file__).parents[1] / "report" / "golden" / "remove.json"
 
 # a few images do not determine patches, and `observe` says so

@@ -18,7 +18,9 @@ SHOWN = {
     "keep_macs": "0.5", "align": "auto", "importance": "structural", "mode": "remove",
     "parents": "chain with --mode zero, else graph", "max_memory": "half of what is free", "lr": "0.01",
     "views": "up to 4 where the data say that they are harmless and images are few, else 1",
-    "epochs": "3 for the embedded model, else 0", "arms": "causal,random,magnitude", "random_seeds": "5",
+    "epochs": "3 for the embedded model, else 0", "arms": "causal,random,magnitude",
+    "random_seeds": "5; with --evidence quick as many of them as there is time for",
+    "confidence": "0.95", "evidence": "quick",
     "seed": "0", "threads": "1", "device": "cpu", "out": "export/<model>",
 }  # fmt: skip
 """The default that the help shows, by option; the others are off, or absent, without their flag."""
@@ -101,6 +103,7 @@ def test_defaults_that_are_shown_are_those_that_are_taken() -> None:
         "max_memory",
         "views",
         "epochs",
+        "random_seeds",
         "out",
     )  # in words, or by another part
     for name, text in SHOWN.items():

@@ -26,7 +26,8 @@ def test_defaults() -> None:
     assert settings.parents is None
     assert settings.align == "auto"
     assert settings.arms == ("causal", "random", "magnitude")
-    assert settings.random_seeds == 5
+    assert settings.random_seeds is None and settings.seeds == 5
+    assert settings.evidence == "quick"
     assert "epochs" not in settings.model_fields_set
 
 

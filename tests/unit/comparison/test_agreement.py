@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from causal_prune.comparison.agreement import (
+    Sample,
     agreement,
     judge,
     median_agreement,
@@ -99,17 +100,13 @@ def test_units_are_drawn_without_repetition_and_follow_the_seed() -> None:
     assert spread_units(sizes, 16, seed=1) == drawn != spread_units(sizes, 16, seed=2)
 
 
-def test_the_judge_is_ablation_of_some_units_on_validation_images(
-    plain: Recipe, known, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_judge_is_ablation_of_some_units_on_validation_images(plain: Recipe, known) -> None:
     graph, _, scores = known
-    monkeypatch.setattr("causal_prune.comparison.agreement.INTERVENTIONS", 0)
-    monkeypatch.setattr("causal_prune.comparison.agreement.MOST_IMAGES", 36)
 
     def rescore(moments: FilterMoments) -> FilterScores:
         return score(graph, moments)
 
-    found = judge(plain, graph, scores, rescore)
+    found = judge(plain, graph, scores, rescore, Sample(16, 0, most_images=36))
     labelled = plain.data.validation.tensors
     chosen = [2 * (k * 20 // 18) + start for start in (0, 1) for k in range(18)]
     units = spread_units({"0": 10, "3": 20}, 16)

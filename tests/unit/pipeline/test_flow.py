@@ -3,6 +3,7 @@
 import json
 import math
 import tempfile
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from causal_prune.data.data import Data
 from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency
 from causal_prune.onnx_files.parity import Parity
+from causal_prune.pipeline import flow
 from causal_prune.pipeline.flow import Compressed, compress
 from causal_prune.planning import latency_target
 from causal_prune.report.bundle import verify
@@ -106,6 +108,7 @@ def run(request: pytest.FixtureRequest, patched: None, scratch: list[Path]) -> R
         remove_filters=0.5,
         mode=request.param,
         random_seeds=2,
+        evidence="full",
         epochs=1,
         seed=6,
         title="tiny",
@@ -272,3 +275,100 @@ def test_a_target_out_of_reach_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="nothing can be pruned"):
         compress(network(), images(), keep_macs=0.5, freeze=["0", "3"], out=tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
+
+
+def test_without_evidence_there_is_the_result_alone(patched: None, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    data = images()
+    result = compress(network(), data, keep_macs=0.5, align=1, evidence="none", out=out)
+    report = Report.load(out / "report.json")
+    assert [arm.name for arm in report.arms] == ["causal"] and report.comparison is None
+    assert report.curve is None and report.agreement is None and report.pictures == ()
+    assert report.harm is not None, "which images were lost is known without another pass"
+    assert data.test.fetched == Counter(dict.fromkeys(range(15), 2)), "dense and causal"
+    assert {each.part for each in report.steps} == {"result"} and result.report == report
+
+
+def test_the_bundle_is_there_before_anything_is_compared(
+    patched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "bundle", []
+    original = flow.gather
+
+    def looked_at(*given):
+        verify(out)
+        seen.append(Report.load(out / "report.json"))
+        return original(*given)
+
+    monkeypatch.setattr(flow, "gather", looked_at)
+    result = compress(network(), images(), keep_macs=0.5, align=1, random_seeds=2, out=out)
+    (first,) = seen
+    assert [arm.name for arm in first.arms] == ["causal"] and first.comparison is None
+    assert (first.dense, first.causal) == (result.report.dense, result.report.causal)
+    assert [arm.name for arm in result.report.arms] == ["causal", "random", "random", "magnitude"]
+    assert Report.load(out / "report.json") == result.report
+    verify(out)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), OSError(28, "No space left on device"), ValueError("broken")]
+)
+def test_what_ends_the_evidence_leaves_the_result(
+    patched: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    out = tmp_path / "bundle"
+
+    def ended(*_given):
+        raise stop
+
+    monkeypatch.setattr(flow, "gather", ended)
+    told = rf"interrupted; {out} holds the result" if isinstance(stop, KeyboardInterrupt) else None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(type(stop), match=told):
+            compress(network(), images(), keep_macs=0.5, align=1, out=out)
+    verify(out)
+    assert list(tmp_path.iterdir()) == [out]
+    if told is None:
+        assert any(
+            f"{out} holds the result; what it is worth could not be told" in str(each.message)
+            for each in said
+        )
+
+
+def test_the_steps_say_what_took_how_long(run: Run) -> None:
+    steps = {each.name: each for each in run.result.report.steps}
+    assert list(steps)[:5] == ["trace", "observe", "score", "plan", "prove the cut"]
+    assert steps["arms beside it"].part == "evidence" and steps["repair and test"].part == "result"
+    assert all(each.seconds >= 0 for each in steps.values())
+
+
+def test_a_loss_is_searched_for_and_told(patched: None, tmp_path: Path) -> None:
+    data, out = images(), tmp_path / "bundle"
+    result = compress(network(), data, max_drop=0.9, confidence=0.6, align=1, evidence="none", out=out)
+    search, target = result.report.search, result.report.target
+    assert search is not None and search.bound_by == "max_drop" and search.images == 10
+    assert (target.kind, target.requested) == ("max_drop", 0.9)
+    taken = min((each for each in search.tried if each.within), key=lambda each: each.macs_kept)
+    assert target.achieved == taken.drop
+    assert result.report.causal.macs / result.report.dense.macs == pytest.approx(taken.macs_kept)
+    assert data.test.fetched == Counter(dict.fromkeys(range(15), 2)), "no candidate reads the test split"
+    with pytest.raises(TargetError, match="max_drop=0.001 is out of reach: 10 validation images cannot tell"):
+        compress(network(), images(), max_drop=0.001, align=1, evidence="none")
+
+
+def test_a_latency_that_is_out_of_reach_leaves_the_loss_to_end_the_search(
+    patched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreached(*_given, **_options):
+        raise TargetError("keep_latency=0.5 is out of reach: the fastest network tried keeps 0.8")
+
+    monkeypatch.setattr("causal_prune.pipeline.steps.plan_latency", unreached)
+    with pytest.warns(
+        UserWarning, match="keep_latency=0.5 is out of reach.*the smallest network within max_drop"
+    ):
+        result = compress(
+            network(), images(), max_drop=0.9, keep_latency=0.5, confidence=0.6, align=1, evidence="none"
+        )
+    assert result.report.search.bound_by == "max_drop" and result.report.search.keep_latency == 0.5

@@ -27,7 +27,7 @@ def test_json_has_three_keys_and_gives_the_same_target(kind: TargetKind) -> None
     [
         (
             {"kind": "keep_size"},
-            "kind\n  Input should be 'keep_macs', 'keep_params', 'keep_latency', 'remove_filters' or",
+            "kind\n  Input should be 'keep_macs', 'keep_params', 'keep_latency', 'remove_filters', 'remove_silent' or",
         ),
         ({"requested": "half"}, "requested\n  Input should be a valid number"),
         ({"achieved": None}, "achieved\n  Input should be a valid number"),
