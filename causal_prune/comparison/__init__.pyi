@@ -6,6 +6,7 @@ from .exports import export_arms as export_arms
 from .flips import harm_of as harm_of
 from .kept_reasons import check_explained as check_explained
 from .kept_reasons import drifts_of as drifts_of
+from .ladder import ladder_of as ladder_of
 from .network_pair import Shown as Shown
 from .network_pair import side_by_side as side_by_side
 from .options import Rivals as Rivals

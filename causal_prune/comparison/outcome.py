@@ -9,7 +9,7 @@ from torch import nn
 from causal_prune.compensation import LayerRepair
 from causal_prune.measure import Cost, Latency, Measured
 from causal_prune.onnx_files import Parity
-from causal_prune.report import AgreementSummary, Curve, Harm, MapDrift, Picture
+from causal_prune.report import AgreementSummary, Curve, Harm, Ladder, MapDrift, Picture
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Judged:
         harm: Which test images were lost and gained; None where no image is right or wrong.
         drifts: Whether the networks look at the same things, by method; none where it was not asked for.
         sheets: Pictures of test images, and what the report says of each.
+        ladder: Where the quality comes from, step by step; None where it cannot be told.
     """
 
     curve: Curve
@@ -136,3 +137,4 @@ class Judged:
     harm: Harm | None = None
     drifts: tuple[MapDrift, ...] = ()
     sheets: tuple[Sheet, ...] = ()
+    ladder: Ladder | None = None

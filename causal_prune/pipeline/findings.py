@@ -92,6 +92,7 @@ def assemble(recipe: Recipe, options: Options, chosen: Chosen, outcome: Outcome,
         harm=judged.harm,
         drifts=judged.drifts,
         pictures=tuple(sheet.told for sheet in judged.sheets),
+        ladder=judged.ladder,
     )
 
 

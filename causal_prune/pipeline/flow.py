@@ -14,6 +14,7 @@ from causal_prune.comparison import (
     export_arms,
     harm_of,
     judge,
+    ladder_of,
     rivals_of,
     run_arms,
     sheets_of,
@@ -81,6 +82,7 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
             harm,
             drifts_of(recipe, outcome, options.explain),
             sheets_of(recipe, outcome, harm),
+            ladder_of(recipe, chosen.graph, chosen.moments, chosen.scores, chosen.plan, outcome, rivals),
         )
         report = assemble(recipe, options, chosen, outcome, judged)
         write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force)

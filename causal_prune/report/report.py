@@ -21,6 +21,7 @@ from pydantic import (
 
 from causal_prune.errors import InputError
 from causal_prune.report.harm import Harm
+from causal_prune.report.ladder import Ladder
 from causal_prune.report.map_drift import MapDrift
 from causal_prune.report.strict import Count, Positive, Share, Strict
 from causal_prune.report.target import Target
@@ -200,8 +201,8 @@ class Report(Strict):
     the same units physically removed. What `quality` means is told by the yardstick; where that counts images that are
     right, a file has the names that were there first: `accuracy`, `hits`, `mcnemar_p` (see `FIRST_NAMES`). `options`
     are those in force, by key of a configuration; `class_names` stand in the order of the labels. `harm` is told of
-    classifiers, `drifts` if they were asked for, `pictures` are files of the bundle. Reports of earlier versions lack
-    these five.
+    classifiers, `drifts` if they were asked for, `pictures` are files of the bundle; there is no `ladder` where silent
+    filters went. Reports of earlier versions lack these six.
     """
 
     schema_version: Literal[1]
@@ -235,6 +236,7 @@ class Report(Strict):
     harm: Harm | None = None
     drifts: tuple[MapDrift, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    ladder: Ladder | None = None
 
     @model_validator(mode="before")
     @classmethod
