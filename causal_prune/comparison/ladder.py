@@ -97,11 +97,14 @@ def ladder_of(
     known = {name: [each for each in rivals if each.name == name] for name in USUAL}
     made = rivals_of(graph, moments, Rivals(random_seeds=seeds), recipe.seed)
     usual = {name: known[name] or [each for each in made if each.name == name] for name in USUAL}
-    choices, left_out = [], []
+    choices: list[_Choice] = []
+    left_out: list[str] = []
     if scores.curves:
         for name, those in usual.items():
-            equal = _equal(graph, name, those[:seeds], share)
-            (left_out if isinstance(equal, str) else choices).append(equal)
+            try:
+                choices.append(_equal(graph, name, those[:seeds], share))
+            except TargetError as error:
+                left_out.append(f"{name} with {WIDTHS['equal']}: {error}")
     widths: Widths = "curves" if scores.curves else "equal"
     for name, those in usual.items():
         choices.append(_alike(graph, name, those, planned, outcome if known[name] else None, widths))
@@ -110,16 +113,11 @@ def ladder_of(
     return _climbed(recipe, outcome, choices, left_out, tuned=tuned)
 
 
-def _equal(graph: FilterGraph, name: str, those: Sequence[Rival], share: float) -> "_Choice | str":
-    """A choice that takes the same share from every group, or why there is none."""
-    try:
-        plans = tuple(
-            # without room for rounding, widths that cost exactly as much might be refused
-            plan(graph, replace(each.scores, curves={}), keep_macs=min(share * (1 + ROUNDING), 1 - ROUNDING))
-            for each in those
-        )
-    except TargetError as error:
-        return f"{name} with {WIDTHS['equal']}: {error}"
+def _equal(graph: FilterGraph, name: str, those: Sequence[Rival], share: float) -> _Choice:
+    """A choice that takes the same share from every group."""
+    # without room for rounding, widths that cost exactly as much might be refused
+    room = min(share * (1 + ROUNDING), 1 - ROUNDING)
+    plans = tuple(plan(graph, each.scores, keep_macs=room) for each in those)
     return _Choice(name, those[0].scores.method, "equal", _seeds(those), plans)
 
 

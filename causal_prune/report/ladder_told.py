@@ -1,5 +1,6 @@
 """Words and rows for where the quality of a smaller network comes from."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from causal_prune.report.ladder import Ladder, Rung, Station
@@ -87,7 +88,7 @@ def _path(ladder: Ladder) -> list[tuple[Rung, Station, str]]:
 def _earned(path: list[tuple[Rung, Station, str]], yardstick: Yardstick) -> str:
     """What each step adds or takes away; a verb stands once for all steps in a row that share it."""
     told, before = [], ""
-    for (rung, station, _), (after, then, step) in zip(path, path[1:], strict=False):
+    for (rung, station, _), (after, then, step) in pairwise(path):
         first, second = rung.at(station), after.at(then)
         assert first is not None and second is not None, "stations of the causal rung are those of all"
         difference, ending = second - first, "" if step.startswith("widths") else "s"
@@ -204,8 +205,8 @@ def ladder_rows_told(report: Report) -> str:
     }
     removed = " MACs are those of the networks once their units are removed." if report.mode == "zero" else ""
     return (
-        f"Test {yardstick.heading} ({yardstick.better} is better). Equal shares: every group gives up the same share of "
-        f"its units. {'; '.join(stations[each] for each in ladder.stations).capitalize()}. A dash: not done."
+        f"Test {yardstick.heading} ({yardstick.better} is better). Equal shares: every group gives up the same share "
+        f"of its units. {'; '.join(stations[each] for each in ladder.stations).capitalize()}. A dash: not done."
         f"{several}{removed} In another order the steps would have other shares of the whole."
     )
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from causal_prune.comparison import ladder
 from causal_prune.comparison.arms import Recipe, run_arm, run_arms
@@ -13,8 +15,8 @@ from causal_prune.comparison.options import Rivals
 from causal_prune.comparison.outcome import ArmResult, Outcome
 from causal_prune.comparison.rivals import Rival, rivals_of
 from causal_prune.compensation.options import Repair
-from causal_prune.data.data import Data, held_out, loader
-from causal_prune.data.regression import Regression
+from causal_prune.data.data import held_out, loader
+from causal_prune.data.regression import regression_task
 from causal_prune.errors import TargetError
 from causal_prune.fine_tuning.options import Tuning
 from causal_prune.importance.methods import METHODS
@@ -22,15 +24,30 @@ from causal_prune.importance.scores import FilterScores
 from causal_prune.importance.scoring import score
 from causal_prune.measure.cost import count_cost
 from causal_prune.observation.filter_moments import FilterMoments, observe
+from causal_prune.planning.network_cost import macs_kept
 from causal_prune.planning.unit_choice import plan
 from causal_prune.report.ladder import Ladder
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.removal import remove
 from causal_prune.tracing.filter_graph import FilterGraph
 from causal_prune.tracing.network_trace import trace
+from tests.unit.counted_images import Counted
 
 # a few dozen calibration images are quick, and fewer than the weights that they refit
 pytestmark = pytest.mark.filterwarnings("ignore::causal_prune.errors.CausalPruneWarning")
+
+
+@pytest.fixture
+def recipe(recipe: Recipe) -> Recipe:
+    """Four groups; the units of the last cost little, hence any target can be met closely."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        dense = nn.Sequential(
+            nn.Conv2d(2, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 48, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 3),
+        ).eval()  # fmt: skip
+    return replace(recipe, dense=dense)
 
 
 class Made:
@@ -155,12 +172,12 @@ def test_only_new_networks_are_run_and_each_reads_a_test_image_once(recipe: Reci
     made = Made(recipe)
     state = {key: value.clone() for key, value in recipe.dense.state_dict().items()}
     kept, random_state = dict(made.plan.kept_units), torch.get_rng_state()
-    for counted in (recipe.data.test, recipe.data.train, recipe.data.calibration):
+    for counted in (recipe.data.test, recipe.data.train, recipe.data.validation):
         counted.fetched.clear()
     made.known()
     assert recipe.data.test.fetched == Counter(dict.fromkeys(range(40), 2))
     assert recipe.data.train.fetched == Counter(dict.fromkeys(range(60), 2)), "one epoch each"
-    assert not recipe.data.validation.fetched - Counter(dict.fromkeys(range(20), 9))
+    assert not recipe.data.validation.fetched
     assert all(torch.equal(value, state[key]) for key, value in recipe.dense.state_dict().items())
     assert made.plan.kept_units == kept and torch.equal(torch.get_rng_state(), random_state)
     assert made.scores.curves, "those of the caller stay"
@@ -179,14 +196,21 @@ def test_what_is_cut_here_may_go_untuned(recipe: Recipe) -> None:
 def test_more_random_networks_make_a_mean(recipe: Recipe) -> None:
     bare = replace(recipe, tuning=Tuning(epochs=0))
     made = Made(bare, asked=Rivals(random_seeds=3))
-    each = [replace(made_one, seed=None) for made_one in made.rivals if made_one.name == "random"][:2]
-    assert len(each) == 2
     found = made.known(seeds=2).rung("random", "equal")
     assert found is not None and found.seeds == (7, 8) and found.fine_tuned is None
-    alone = [
-        Made(replace(bare, seed=7), asked=Rivals(random_seeds=1)).known().rung("random", "equal"),
-    ]
-    assert alone[0] is not None and alone[0].seeds == (7,)
+    first, second = (
+        run_arm(
+            bare,
+            plan(made.graph, rival.scores, keep_macs=macs_kept(made.graph, made.plan)),
+            name="random",
+            importance="random",
+            seed=rival.seed,
+            mode="remove",
+        )
+        for rival in made.rivals[:2]
+    )
+    assert [rival.seed for rival in made.rivals[:2]] == [7, 8]
+    assert found.cut == pytest.approx((first.stages.cut.value + second.stages.cut.value) / 2)
 
 
 @pytest.mark.parametrize("arms", [("causal",), ("causal", "random"), ("causal", "magnitude")])
@@ -247,10 +271,7 @@ def test_macs_are_equal_whatever_the_target_was(recipe: Recipe, target: dict[str
     )
     found = made.known()
     small = made.outcome.causal.cost.macs
-    assert all(rung.macs <= small for rung in found.rungs)
-    # the network is small: a unit of its narrowest group costs more than 1 % of it
-    unit = max(made.outcome.dense.cost.layer_macs.values()) / 8
-    assert all(rung.macs > 0.99 * small - unit for rung in found.rungs)
+    assert all(0.99 * small <= rung.macs <= small for rung in found.rungs)
 
 
 def test_where_silent_filters_went_or_none_there_is_no_ladder(
@@ -284,7 +305,7 @@ def test_a_target_that_equal_shares_cannot_meet_is_told(
 
 def test_a_network_of_one_group_has_nothing_to_spread(recipe: Recipe) -> None:
     made = Made(replace(recipe, tuning=Tuning(epochs=0), repair=Repair(compensation="none")))
-    frozen = trace(recipe.dense, recipe.example, freeze=["3"])
+    frozen = trace(recipe.dense, recipe.example, freeze=["0", "3", "8"])
     made.graph, made.moments = frozen, observe(recipe.dense, frozen, loader(recipe.data.calibration))
     made.scores = score(frozen, made.moments)
     made.plan = plan(frozen, made.scores, keep_macs=0.6)
@@ -300,15 +321,16 @@ def test_a_network_of_one_group_has_nothing_to_spread(recipe: Recipe) -> None:
 
 
 def test_an_error_has_a_ladder_as_well(recipe: Recipe) -> None:
-    def numbered(images: object) -> torch.utils.data.TensorDataset:
-        pixels = images.images  # type: ignore[attr-defined]
-        return torch.utils.data.TensorDataset(pixels, pixels.mean((1, 2, 3))[:, None].repeat(1, 3))
+    def numbered(images: Counted) -> TensorDataset:
+        return TensorDataset(images.images, images.images.mean((1, 2, 3)))
 
     data = recipe.data
     splits = {name: numbered(getattr(data, name)) for name in ("train", "validation", "calibration", "test")}
-    task = Regression()
-    numbers = Data(**splits, classes=(), name="noise", calibration_source="30 images", task=task)
-    made = Made(replace(recipe, data=numbers))
+    numbers = replace(data, **splits, classes=(), task=regression_task())
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        dense = nn.Sequential(*recipe.dense, nn.Linear(3, 1)).eval()
+    made = Made(replace(recipe, data=numbers, dense=dense))
     found = made.known()
     assert keys(found) == ALL
     assert stations(found, "causal", "curves") == values(made.outcome.causal)
