@@ -51,7 +51,11 @@ def ladder_by_station(report: "Report") -> tuple[Figure | None, str]:
     axes.yaxis.set_tick_params(length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(True, axis="x")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    top = (
+        100 if yardstick.kind == "share" else high + margin
+    )  # no share is above 100 %, though labels need the room
+    axes.set_xticks([tick for tick in ticks if low - margin <= tick <= top])
     unit = f" ({yardstick.unit})" if yardstick.unit else ""
     axes.set_xlabel(f"test {yardstick.name}{unit}{'  →' if yardstick.better == 'higher' else ''}")
     if yardstick.better == "lower":

@@ -205,8 +205,9 @@ def ladder_rows_told(report: Report) -> str:
     }
     removed = " MACs are those of the networks once their units are removed." if report.mode == "zero" else ""
     return (
-        f"Test {yardstick.heading} ({yardstick.better} is better). Equal shares: every group gives up the same share "
-        f"of its units. {'; '.join(stations[each] for each in ladder.stations).capitalize()}. A dash: not done."
+        f"Test {yardstick.heading} of {plural(report.split.test, yardstick.item)} ({yardstick.better} is better); the "
+        "intervals are about as wide as those of the arms. Equal shares: every group gives up the same share of its "
+        f"units. {'; '.join(stations[each] for each in ladder.stations).capitalize()}. A dash: not done."
         f"{several}{removed} In another order the steps would have other shares of the whole."
     )
 

@@ -78,6 +78,8 @@ def test_every_number_is_a_mark_and_no_label_lies_on_another(fake: Fake, case: s
     ]
     assert_allclose(marks(figure), expected)
     assert [text.get_text() for text in figure.axes[0].texts] == [f"{value:.1f}" for value, _ in expected]
+    ticks = figure.axes[0].get_xticks()
+    assert len(ticks) >= 2 and max(ticks) <= 100, "no share is above 100 %"
     assert caption.endswith("all with the same MACs; further to the right is better.")
 
 

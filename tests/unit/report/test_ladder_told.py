@@ -91,7 +91,9 @@ def test_where_lower_is_better_it_says_so(fake: Fake, errors: Yardstick) -> None
     assert ladder_title(ACCURACY) == "Where the accuracy comes from"
     report = of_errors(fake, errors)
     assert ladder_rows(report)[0][3:] == ["8.028", "4.959", "1.728"]
-    assert ladder_rows_told(report).startswith("Test mean absolute error in degrees (lower is better).")
+    assert ladder_rows_told(report).startswith(
+        "Test mean absolute error in degrees of 360 images (lower is better);"
+    )
 
 
 def test_without_curves_all_widths_are_equal_shares(fake: Fake) -> None:
