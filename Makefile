@@ -78,6 +78,10 @@ bench-real-size: $(READY)  ## top-1 of pretrained ImageNet networks with few ima
 bench-compensation: $(READY)  ## accuracy per arm and stage at half the MACs; needs ../shared, takes long
 	@$(BIN)/python -m tests.benchmarks.compensation
 
+.PHONY: bench-ladder
+bench-ladder: $(READY)  ## where the accuracy comes from, ResNet-20 and -56 at .5 and .3; needs ../shared (an hour)
+	@$(BIN)/python -m tests.benchmarks.ladder
+
 .PHONY: goldens
 goldens: $(READY)  ## write the golden reports anew after an intended change; then read the difference
 	@UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/report

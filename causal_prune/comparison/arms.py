@@ -1,6 +1,6 @@
 """One arm of a comparison: cut, repair, fine-tune, measure. All arms share widths, data, budget and schedule."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -259,3 +259,22 @@ def run_rival(recipe: Recipe, graph: FilterGraph, planned: PruningPlan, rival: R
     theirs = plan_like(graph, rival.scores, planned)
     method = rival.scores.method
     return run_arm(recipe, theirs, name=rival.name, importance=method, seed=rival.seed, mode=recipe.mode)
+
+
+def run_arms(
+    recipe: Recipe, graph: FilterGraph, planned: PruningPlan, importance: str, rivals: Sequence[Rival]
+) -> Outcome:
+    """Run the dense network, the causal arm and its rivals, all at the same widths.
+
+    Args:
+        recipe: What all arms share.
+        graph: From `trace`.
+        planned: The causal arm's plan, whose widths all take.
+        importance: The causal arm's method.
+        rivals: The other arms.
+
+    Returns:
+        The arms.
+    """
+    outcome = shipped(recipe, planned, importance)
+    return outcome.joined(run_rival(recipe, graph, planned, rival) for rival in rivals)

@@ -1,21 +1,25 @@
 """What the result is worth: arms beside it, a curve, a judgement of the importances; as much as there is time for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 from causal_prune.comparison.agreement import LEAST_IMAGES, QUICK, THOROUGH, judge
 from causal_prune.comparison.arms import Recipe, run_rival
 from causal_prune.comparison.chosen import Chosen
+from causal_prune.comparison.ladder import USUAL, ladder_of
 from causal_prune.comparison.options import Rivals
 from causal_prune.comparison.outcome import ArmResult, Outcome
 from causal_prune.comparison.rivals import Rival, rivals_of
 from causal_prune.comparison.share_curve import CURVE_IMAGES, QUICK_SHARES, SHARES, curve_by_share
 from causal_prune.progress import passed_over, step
-from causal_prune.report import AgreementSummary, Curve
+from causal_prune.report import AgreementSummary, Curve, Ladder
 
-ARMS, CURVE, AGREEMENT = "arms beside it", "curve over sizes", "agreement with ablation"
+ARMS, LADDER = "arms beside it", "ladder"
+CURVE, AGREEMENT = "curve over sizes", "agreement with ablation"
 """The steps, as they are listed."""
+FIRST = 2
+"""Arms before the ladder: magnitude, and one at random."""
 BEHIND = 0.6
 """An intervention runs about this share of the network: what lies behind it."""
 
@@ -62,12 +66,14 @@ class Gathered:
 
     Attributes:
         outcome: With the arms beside the causal one.
+        ladder: Where the quality comes from; None where there was no time, or where it cannot be told.
         curve: Quality against the share of units removed; None where there was no time.
         agreement: With ablation; None where there was no time, or where it means nothing.
         remarks: What was left out, for the report.
     """
 
     outcome: Outcome
+    ladder: Ladder | None
     curve: Curve | None
     agreement: AgreementSummary | None
     remarks: tuple[str, ...]
@@ -78,8 +84,9 @@ def gather(
 ) -> Gathered:
     """Compare the result with other choices, and judge it, as far as the time allows.
 
-    Arms that were asked for by name or number are all run. Of the others magnitude comes first, then one random arm
-    after the other; then the agreement with ablation and the curve, each only if it will end in time.
+    Arms that were asked for by name or number are all run. Of the others magnitude and the first random one come first,
+    then the ladder, then further random arms; then the agreement with ablation and the curve: each only if it will end
+    in time.
 
     Args:
         recipe: What all arms share.
@@ -93,48 +100,125 @@ def gather(
         What was made, and what was left out.
     """
     rivals = rivals_of(chosen.graph, chosen.moments, asked, recipe.seed)
-    ran = _affordable(recipe, chosen, rivals, asked, pace, allowance)
-    remarks = []
-    if missing := len(rivals) - len(ran):
-        remarks.append(_left_out(f"{missing} of {len(rivals)} arms beside the causal one"))
-        passed_over(ARMS, f"{len(ran)} of {len(rivals)}, for want of time")
-    quick = asked.evidence == "quick"
+    beside = _Beside(recipe, chosen, rivals, asked, pace, allowance)
+    quick, word = asked.evidence == "quick", recipe.data.task.yardstick.name
+    beside.run(None if asked.named else FIRST)
+    ladder = beside.ladder(outcome)
+    beside.run(None)
+    remarks = beside.remarks()
     agreement = curve = None
     with step(AGREEMENT):
         if allowance.fits(_judging(recipe, chosen, pace, quick=quick)):
             sample = QUICK if quick else THOROUGH
             agreement = judge(recipe, chosen.graph, chosen.scores, chosen.rescore, sample)
         else:
-            remarks.append(_left_out("the agreement with ablation"))
-            passed_over(AGREEMENT, "left out, for want of time")
-    random = [rivals[place] for place in ran if rivals[place].name == "random"]
+            remarks.append(_passed_over(AGREEMENT, "the agreement with ablation"))
     with step(CURVE):
-        some, shares = (random[:1], QUICK_SHARES) if quick else (random, SHARES)
+        some, shares = (beside.random[:1], QUICK_SHARES) if quick else (beside.random, SHARES)
         if allowance.fits(_drawing(recipe, pace, len(shares) * (1 + len(some)))):
             curve = curve_by_share(recipe, chosen.graph, chosen.scores, some, shares)
         else:
-            remarks.append(_left_out(f"the curve of {recipe.data.task.yardstick.name} over sizes"))
-            passed_over(CURVE, "left out, for want of time")
-    beside = outcome.joined(ran[place] for place in sorted(ran))
-    return Gathered(beside, curve, agreement, tuple(remarks))
+            remarks.append(_passed_over(CURVE, f"the curve of {word} over sizes"))
+    return Gathered(beside.joined(outcome), ladder, curve, agreement, tuple(remarks))
 
 
-def _affordable(
-    recipe: Recipe,
-    chosen: Chosen,
-    rivals: Sequence[Rival],
-    asked: Rivals,
-    pace: Pace,
-    allowance: Allowance,
-) -> dict[int, ArmResult]:
-    """Arms by their places in the report, those that tell the most run first."""
-    ran: dict[int, ArmResult] = {}
-    with step(ARMS):
-        for place in sorted(range(len(rivals)), key=lambda place: rivals[place].name == "random"):
-            if not asked.named and not allowance.fits(pace.arm):
-                break
-            ran[place] = run_rival(recipe, chosen.graph, chosen.plan, rivals[place])
-    return ran
+@dataclass
+class _Beside:
+    """Arms beside the causal one, those that tell the most run first.
+
+    Attributes:
+        recipe: What all arms share.
+        chosen: What the result rests on.
+        rivals: The arms, in the order of the report.
+        asked: How much is wanted.
+        pace: What an arm costs.
+        allowance: The time for them.
+        ran: Those that have run, by their places in the report.
+        lacking: What there was no time for.
+    """
+
+    recipe: Recipe
+    chosen: Chosen
+    rivals: Sequence[Rival]
+    asked: Rivals
+    pace: Pace
+    allowance: Allowance
+    ran: dict[int, ArmResult] = field(default_factory=dict)
+    lacking: list[str] = field(default_factory=list)
+
+    @property
+    def random(self) -> list[Rival]:
+        """The random arms that have run."""
+        return [
+            rival for place, rival in enumerate(self.rivals) if place in self.ran and rival.name == "random"
+        ]
+
+    def run(self, most: int | None) -> None:
+        """Run arms that have not run yet, as far as the time allows.
+
+        Args:
+            most: How many, with those that have run; None for all.
+        """
+        left = [place for place in range(len(self.rivals)) if place not in self.ran]
+        left.sort(key=lambda place: self.rivals[place].name == "random")
+        with step(ARMS):
+            for place in left if most is None else left[: most - len(self.ran)]:
+                if not self.asked.named and not self.allowance.fits(self.pace.arm):
+                    return
+                arm = run_rival(self.recipe, self.chosen.graph, self.chosen.plan, self.rivals[place])
+                self.ran[place] = arm
+
+    def ladder(self, outcome: Outcome) -> Ladder | None:
+        """Take the result apart, against both usual choices or against magnitude alone.
+
+        Args:
+            outcome: The result.
+
+        Returns:
+            The ladder; None where there is no time, or where nothing can be told.
+        """
+        ran = [self.rivals[place] for place in sorted(self.ran)]
+        known = {rival.name for rival in ran}
+        with step(LADDER):
+            for usual in (USUAL, USUAL[:1]):
+                networks = sum(1 if name in known else 2 for name in usual)
+                if self.allowance.fits(networks * self.pace.arm):
+                    chosen = self.chosen
+                    return ladder_of(
+                        self.recipe,
+                        chosen.graph,
+                        chosen.moments,
+                        chosen.scores,
+                        chosen.plan,
+                        self.joined(outcome),
+                        ran,
+                        usual=usual,
+                    )
+        self.lacking.append(_passed_over(LADDER, "the ladder of where the quality comes from"))
+        return None
+
+    def joined(self, outcome: Outcome) -> Outcome:
+        """The result with the arms that have run.
+
+        Args:
+            outcome: The result.
+
+        Returns:
+            All arms, in the order of the report.
+        """
+        return outcome.joined(self.ran[place] for place in sorted(self.ran))
+
+    def remarks(self) -> list[str]:
+        """What there was no time for.
+
+        Returns:
+            Sentences for the report.
+        """
+        missing, told = len(self.rivals) - len(self.ran), list(self.lacking)
+        if missing:
+            passed_over(ARMS, f"{len(self.ran)} of {len(self.rivals)}, for want of time")
+            told.insert(0, _left_out(f"{missing} of {len(self.rivals)} arms beside the causal one"))
+        return told
 
 
 def _judging(recipe: Recipe, chosen: Chosen, pace: Pace, *, quick: bool) -> float:
@@ -153,6 +237,11 @@ def _drawing(recipe: Recipe, pace: Pace, networks: int) -> float:
     """Seconds that the curve will about take."""
     split = recipe.data.split
     return pace.image * networks * (2 * split["calibration"] + min(CURVE_IMAGES, split["validation"]))
+
+
+def _passed_over(name: str, what: str) -> str:
+    passed_over(name, "left out, for want of time")
+    return _left_out(what)
 
 
 def _left_out(what: str) -> str:

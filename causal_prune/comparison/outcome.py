@@ -9,7 +9,7 @@ from torch import nn
 from causal_prune.compensation import LayerRepair
 from causal_prune.measure import Cost, Latency, Measured
 from causal_prune.onnx_files import Parity
-from causal_prune.report import AgreementSummary, Curve, Harm, MapDrift, Picture
+from causal_prune.report import AgreementSummary, Curve, Harm, Ladder, MapDrift, Picture
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ class Judged:
         drifts: Whether the networks look at the same things, by method; none where it was not asked for.
         sheets: Pictures of test images, and what the report says of each.
         remarks: What was left out.
+        ladder: Where the quality comes from, step by step; None where it cannot be told.
     """
 
     curve: Curve | None = None
@@ -149,3 +150,4 @@ class Judged:
     drifts: tuple[MapDrift, ...] = ()
     sheets: tuple[Sheet, ...] = ()
     remarks: tuple[str, ...] = ()
+    ladder: Ladder | None = None

@@ -100,6 +100,7 @@ def assemble(
         pictures=tuple(sheet.told for sheet in judged.sheets),
         search=chosen.search,
         steps=steps_taken(steps),
+        ladder=judged.ladder,
     )
 
 

@@ -138,7 +138,7 @@ def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, st
         with step(FIGURES):
             harm = harm_of(outcome, recipe.data.classes)
             sheets = sheets_of(recipe, outcome, harm)
-            judged = Judged(found.curve, found.agreement, harm, drifts, sheets, found.remarks)
+            judged = Judged(found.curve, found.agreement, harm, drifts, sheets, found.remarks, found.ladder)
             report = assemble(recipe, options, made.chosen, outcome, judged, steps)
             write_bundle(folder, outcome, made.chosen.plan, report, judged, options.in_force)
     return _Made(made.chosen, outcome, judged, report)

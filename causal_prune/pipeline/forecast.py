@@ -4,7 +4,7 @@ from time import perf_counter
 
 import torch
 
-from causal_prune.comparison import AGREEMENT, ARMS, CURVE, Recipe
+from causal_prune.comparison import AGREEMENT, ARMS, CURVE, LADDER, Recipe
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.running import copied
 from causal_prune.pipeline.options import Options
@@ -122,7 +122,7 @@ def _evidence(options: Options, arm: float, result: float) -> list[Step]:
     arms = arm * (("random" in options.arms) * options.seeds + ("magnitude" in options.arms))
     left = result
     found = []
-    for name, most in ((ARMS, arms), (AGREEMENT, 0.3 * result), (CURVE, 0.3 * result)):
+    for name, most in ((ARMS, arms), (LADDER, 2 * arm), (AGREEMENT, 0.3 * result), (CURVE, 0.3 * result)):
         expected = most if options.evidence == "full" else min(most, left)
         left -= expected
         found.append(Step(name, "evidence", expected=expected))

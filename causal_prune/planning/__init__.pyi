@@ -1,4 +1,5 @@
 from .latency_target import plan_latency as plan_latency
+from .network_cost import macs_kept as macs_kept
 from .plan_recovery import given_plan as given_plan
 from .plan_recovery import plan_of as plan_of
 from .targets import NOT_ASKED as NOT_ASKED

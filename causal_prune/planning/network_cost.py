@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from causal_prune.report import TargetKind
+from causal_prune.surgery import PruningPlan
 from causal_prune.tracing import FilterGraph, Layer, Member
 
 
@@ -155,3 +156,22 @@ def share_kept(
         return 1 - sum(widths[group.name] for group in graph.prunable) / total
     dense, left = cost(graph, {g.name: g.size for g in graph.prunable}), cost(graph, widths, orders)
     return left[kind == "keep_params"] / dense[kind == "keep_params"]
+
+
+def macs_kept(graph: FilterGraph, planned: PruningPlan) -> float:
+    """The share of the multiply-accumulates that stays once a plan's units are removed, whatever its target.
+
+    Args:
+        graph: From `trace`.
+        planned: A plan for it.
+
+    Returns:
+        The share, in (0, 1].
+    """
+    kept = {group.name: planned.kept_units[group.name] for group in graph.prunable}
+    widths = {name: len(units) for name, units in kept.items()}
+    orders = {
+        group.name: [*sorted({*range(group.size)} - {*kept[group.name]}), *kept[group.name]]
+        for group in graph.prunable
+    }
+    return share_kept(graph, "keep_macs", widths, orders)

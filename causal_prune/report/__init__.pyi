@@ -16,6 +16,9 @@ from .harm import ClassHarm as ClassHarm
 from .harm import Exemplar as Exemplar
 from .harm import Exemplars as Exemplars
 from .harm import Harm as Harm
+from .ladder import Ladder as Ladder
+from .ladder import Rung as Rung
+from .ladder import Widths as Widths
 from .map_drift import DriftDifference as DriftDifference
 from .map_drift import MapDrift as MapDrift
 from .map_drift import NetworkDrift as NetworkDrift

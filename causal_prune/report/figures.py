@@ -14,6 +14,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from causal_prune.report.drift_figure import drift_by_network
+from causal_prune.report.ladder_figure import ladder_by_station
+from causal_prune.report.ladder_told import ladder_title
 from causal_prune.report.palette import (
     BLUE,
     FAINT,
@@ -67,6 +69,7 @@ def draw_figures(report: Report, folder: Path) -> list[Plate]:
             if report.drifts
             else ()
         ),
+        *((("ladder", ladder_title(report.yardstick), ladder_by_station),) if report.ladder else ()),
     )
     plates = []
     with matplotlib.rc_context(STYLE):

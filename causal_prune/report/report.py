@@ -21,6 +21,7 @@ from pydantic import (
 
 from causal_prune.errors import InputError
 from causal_prune.report.harm import Harm
+from causal_prune.report.ladder import Ladder
 from causal_prune.report.map_drift import MapDrift
 from causal_prune.report.size_search import SizeSearch
 from causal_prune.report.strict import Count, Positive, Share, Strict
@@ -211,6 +212,8 @@ class Report(Strict):
     are those in force, by key of a configuration; `class_names` stand in the order of the labels. `harm` is told of
     classifiers, `drifts` if they were asked for, `pictures` are files of the bundle; `search` is what was tried for
     `max_drop`, `steps` what took how long. Reports of earlier versions lack these seven.
+    classifiers, `drifts` if they were asked for, `pictures` are files of the bundle; there is no `ladder` where silent
+    filters went. Reports of earlier versions lack these six.
     """
 
     schema_version: Literal[1]
@@ -246,6 +249,7 @@ class Report(Strict):
     pictures: tuple[Picture, ...] = ()
     search: SizeSearch | None = None
     steps: tuple[StepTaken, ...] = ()
+    ladder: Ladder | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ import pytest
 from causal_prune.comparison import evidence
 from causal_prune.comparison.arms import Recipe, shipped
 from causal_prune.comparison.chosen import Chosen
-from causal_prune.comparison.evidence import AGREEMENT, ARMS, CURVE, Allowance, Gathered, Pace, gather
+from causal_prune.comparison.evidence import AGREEMENT, ARMS, CURVE, LADDER, Allowance, Gathered, Pace, gather
 from causal_prune.comparison.options import Rivals
 from causal_prune.comparison.share_curve import QUICK_SHARES, SHARES
 from causal_prune.importance.scoring import score
@@ -19,6 +19,9 @@ from causal_prune.progress import Step, listed
 def chosen(plain: Recipe, known) -> Chosen:
     graph, moments, scores = known
     return Chosen(graph, moments, scores, plan(graph, scores, keep_macs=0.5), lambda m: score(graph, m))
+
+
+BOTH = {"magnitude", "random"}
 
 
 class Watch:
@@ -76,9 +79,9 @@ def test_arms_that_were_asked_for_run_whatever_the_time(
     found = gathered(plain, chosen, asked, Watch(monkeypatch), 0.0)
     expected = ["random"] * asked.seeds + ["magnitude"] * ("magnitude" in asked.arms)
     assert names(found) == expected
-    assert found.curve is None and found.agreement is None
+    assert found.curve is None and found.agreement is None and found.ladder is None
     assert [remark.split(" left out")[0] for remark in found.remarks] == [
-        "the agreement with ablation", "the curve of accuracy over sizes"
+        "the ladder of where the quality comes from", "the agreement with ablation", "the curve of accuracy over sizes"
     ]  # fmt: skip
 
 
@@ -99,8 +102,9 @@ def test_a_sample_is_drawn_quickly_and_all_of_it_in_full(
 def test_what_is_left_out_is_ticked_off_as_such(
     plain: Recipe, chosen: Chosen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with listed([Step(name, "evidence") for name in (ARMS, AGREEMENT, CURVE)]) as steps:
+    with listed([Step(name, "evidence") for name in (ARMS, LADDER, AGREEMENT, CURVE)]) as steps:
         gathered(plain, chosen, Rivals(), Watch(monkeypatch), 15)
+    assert steps.named(LADDER).remark == "left out, for want of time"
     assert steps.named(ARMS).remark == "1 of 6, for want of time"
     assert steps.named(AGREEMENT).seconds is not None and steps.named(CURVE).seconds is not None
 
@@ -112,3 +116,15 @@ def test_an_allowance_ends() -> None:
     now[0] = 4
     assert allowance.fits(6) and not allowance.fits(7)
     assert Allowance(None).fits(1e9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "against"),
+    [(None, {"magnitude", "random"}), (45, {"magnitude", "random"}), (35, {"magnitude"})],
+)
+def test_the_ladder_stands_against_as_much_as_there_is_time_for(
+    plain: Recipe, chosen: Chosen, monkeypatch: pytest.MonkeyPatch, seconds: float | None, against: set[str]
+) -> None:
+    found = gathered(plain, chosen, Rivals(), Watch(monkeypatch), seconds)
+    assert found.ladder is not None
+    assert {rung.units for rung in found.ladder.rungs} == {"causal", *against}

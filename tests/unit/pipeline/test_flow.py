@@ -117,6 +117,27 @@ def run(request: pytest.FixtureRequest, patched: None, scratch: list[Path]) -> R
     return Run(net, data, result, list(scratch))
 
 
+def new_rungs(run: Run) -> int:
+    """Networks that were cut for the ladder alone."""
+    ladder = run.result.report.ladder
+    assert ladder is not None and ladder.causal.widths == "curves"
+    return sum(rung.widths == "equal" for rung in ladder.rungs)
+
+
+def test_the_ladder_ends_at_the_network_that_is_shipped(run: Run) -> None:
+    report = run.result.report
+    assert report.ladder is not None
+    causal = report.causal
+    assert [report.ladder.causal.at(name) for name in report.ladder.stations] == [
+        causal.quality_after_cut,
+        causal.quality_after_batchnorm,
+        causal.quality_after_compensation,
+        causal.quality,
+    ]
+    small = (report.removed or causal).macs
+    assert all(rung.macs <= small for rung in report.ladder.rungs)
+
+
 def test_every_test_image_is_fetched_once_per_arm(run: Run) -> None:
     arms = [run.result.report.dense, *run.result.report.arms]
     extra = ["causal-removed"] if run.result.report.mode == "zero" else []
@@ -127,13 +148,14 @@ def test_every_test_image_is_fetched_once_per_arm(run: Run) -> None:
     lost, gained = np.flatnonzero(dense & ~causal).tolist(), np.flatnonzero(~dense & causal).tolist()
     assert len(lost) <= 8 and len(gained) <= 4, "all of them are drawn"
     drawn = {*lost, *gained, *(each.image for each in harm.exemplars.images)}
-    expected = Counter({index: len(arms) for index in range(15)}) + Counter(drawn)
-    assert run.data.test.fetched == expected, "once per arm, and once to be drawn"
+    networks = len(arms) + new_rungs(run)
+    expected = Counter(dict.fromkeys(range(15), networks)) + Counter(drawn)
+    assert run.data.test.fetched == expected, "once per arm and further rung, and once to be drawn"
     assert all(arm.total == 15 for arm in arms)
 
 
 def test_training_reads_training_images_and_the_curve_validation_images(run: Run) -> None:
-    pruned = len(run.result.report.arms)
+    pruned = len(run.result.report.arms) + new_rungs(run)
     assert run.data.train.fetched == Counter(dict.fromkeys(range(24), pruned)), "one epoch per arm"
     networks = 5 * 3  # shares x (causal and two random arms)
     ablation = 3  # on the half that it is in: for its batch size, the means and the interventions

@@ -1,13 +1,16 @@
 """What narrower networks cost: products counted one by one, and the networks themselves counted after the cut."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import count_cost
-from causal_prune.planning.network_cost import NetworkCost, cost, share_kept
+from causal_prune.planning.network_cost import NetworkCost, cost, macs_kept, share_kept
+from causal_prune.planning.unit_choice import plan
 from causal_prune.surgery.removal import cut_network
 from causal_prune.tracing.filter_graph import FilterGraph, Group, Layer, Member
 from causal_prune.tracing.network_trace import trace
@@ -201,3 +204,20 @@ def test_a_target_counts_products_parameters_or_units_that_go(chain: FilterGraph
         assert share_kept(chain, kind, whole(chain)) == expected  # type: ignore[arg-type]
     order = {"early": [2, 1, 0]}
     assert share_kept(uneven(), "keep_macs", {"early": 2}, order) == pytest.approx(1140 / 1310)
+
+
+@pytest.mark.parametrize("name", ["residual", "mixed", "squeezenet1_1"])
+@pytest.mark.parametrize("target", [{"keep_params": 0.5}, {"remove_filters": 0.3}])
+def test_the_share_of_a_plan_is_that_of_the_network_when_it_is_cut(
+    name: str, target: dict[str, float]
+) -> None:
+    net, example, graph = network(name)
+    draw = torch.Generator().manual_seed(1)
+    groups = {
+        group.name: torch.rand(group.size, generator=draw, dtype=torch.float64) for group in graph.prunable
+    }
+    planned = plan(graph, FilterScores("test", "", groups, {}), **target)
+    small, dense = count_cost(cut_network(net, planned.cuts), example), count_cost(net, example)
+    assert macs_kept(graph, planned) == pytest.approx(small.macs / dense.macs, rel=1e-9)
+    everything = {group.name: tuple(range(group.size)) for group in graph.prunable}
+    assert macs_kept(graph, replace(planned, kept_units=everything)) == 1

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from causal_prune.report.report import Report, hits_to_text
 from causal_prune.report.yardstick import Yardstick
+from tests.unit.report import made_ladders
 
 DENSE_MACS, DENSE_PARAMS, DENSE_BYTES = 3_421_184, 78_042, 330_115
 
@@ -161,6 +162,7 @@ def _content(depth: int) -> dict[str, Any]:
             "platform": "Linux-6.1-x86_64",
             "gpu": None,
         },
+        "ladder": made_ladders.ladder(),
     }
 
 
@@ -177,6 +179,7 @@ def _zeroed(content: dict[str, Any]) -> dict[str, Any]:
         "importance": "documented",
         "parents": "chain",
         "agreement": None,
+        "ladder": made_ladders.ladder("cut", "batchnorm"),
         "arms": [zeroed, removed, *plain],
     }
 

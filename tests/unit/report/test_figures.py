@@ -25,7 +25,7 @@ from causal_prune.report.report import AgreementSummary, Curve, Report
 from causal_prune.report.yardstick import Yardstick
 
 Fake = Callable[..., Report]
-NAMES = ("accuracy_vs_removed", "latency_accuracy", "widths", "importance", "agreement")
+NAMES = ("accuracy_vs_removed", "latency_accuracy", "widths", "importance", "agreement", "ladder")
 
 
 def drawn(pair: tuple[Figure | None, str]) -> Figure:
@@ -47,8 +47,11 @@ def test_every_figure_has_a_plate_and_those_that_are_drawn_a_file(fake: Fake, tm
     assert [plate.name for plate in plates] == list(NAMES)
     left_out = "Left out: no curve of accuracy was measured in this run."
     assert plates[0] == Plate("accuracy_vs_removed", "Accuracy against share removed", left_out, False)
-    assert [plate.name for plate in plates if plate.drawn] == ["latency_accuracy", "widths"]
-    assert {path.name for path in tmp_path.iterdir()} == {"latency_accuracy.png", "widths.png"}
+    assert [plate.name for plate in plates if plate.drawn] == ["latency_accuracy", "widths", "ladder"]
+    files = {"latency_accuracy.png", "widths.png", "ladder.png"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    # a report that cannot have one does not say that it lacks one
+    assert [plate.name for plate in draw_figures(fake(ladder=None), tmp_path)] == list(NAMES[:-1])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tests.unit.report import made_reasons
 
 Fake = Callable[..., Report]
 GOLDEN = Path(__file__).parent / "golden"
-FIGURES = {"accuracy_vs_removed", "latency_accuracy", "widths", "importance", "agreement"}
+FIGURES = {"accuracy_vs_removed", "latency_accuracy", "widths", "importance", "agreement", "ladder"}
 
 
 def _rendered(report: Report, folder: Path) -> tuple[str, str]:
@@ -102,6 +102,7 @@ def test_missing_pieces_are_left_out_with_a_word(fake: Fake, tmp_path: Path) -> 
         parity=None,
         notes=[],
         environment={},
+        ladder=None,
     )
     for text in _rendered(report, tmp_path):
         for word in (
