@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -16,6 +17,7 @@ Shown = Literal["off", "plain", "live"]
 Part = Literal["result", "evidence"]
 _SHOWN: ContextVar[Shown] = ContextVar("causal_prune_progress_shown", default="off")
 _BARS: ContextVar["Progress | None"] = ContextVar("causal_prune_progress_bars", default=None)
+_LOG: ContextVar[TextIO | None] = ContextVar("causal_prune_progress_log", default=None)
 _STEPS: ContextVar["StepList | None"] = ContextVar("causal_prune_progress_steps", default=None)
 
 
@@ -35,6 +37,36 @@ def shown(visible: bool = True, *, live: bool = True) -> Iterator[None]:
         yield
     finally:
         _SHOWN.reset(token)
+
+
+@contextmanager
+def logged(file: TextIO | None) -> Iterator[None]:
+    """Write every step that ends inside the block, and what `log` is told, to a file as well.
+
+    Args:
+        file: Open for writing; None for no log.
+
+    Yields:
+        Nothing.
+    """
+    token = _LOG.set(file)
+    try:
+        yield
+    finally:
+        _LOG.reset(token)
+
+
+def log(text: str) -> None:
+    """Write a text to the log, with the time; nothing where there is no log.
+
+    Args:
+        text: One line or more.
+    """
+    file = _LOG.get()
+    if file is not None:
+        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        file.write("".join(f"{now} {line.rstrip()}\n" for line in text.splitlines()))
+        file.flush()
 
 
 @dataclass
@@ -127,7 +159,7 @@ def listed(steps: Sequence[Step]) -> Iterator[StepList]:
         for each in steps:
             known = outer.named(each.name)
             known.expected, known.part = each.expected, each.part
-        if _SHOWN.get() == "plain" and outer.expected():
+        if outer.expected():
             _tell(f"about {duration(outer.expected())} from here")
         yield outer
         return
@@ -135,11 +167,11 @@ def listed(steps: Sequence[Step]) -> Iterator[StepList]:
     token = _STEPS.set(made)
     try:
         if _SHOWN.get() == "live":
+            log(_foreseen(made))
             with _live(made):
                 yield made
         else:
-            if _SHOWN.get() == "plain":
-                _tell(_foreseen(made))
+            _tell(_foreseen(made))
             yield made
     finally:
         _STEPS.reset(token)
@@ -166,8 +198,7 @@ def step(name: str) -> Iterator[None]:
     finally:
         current.running = False
         current.seconds = (current.seconds or 0.0) + monotonic() - start
-    if _SHOWN.get() == "plain":
-        _tell(_line(current))
+    _tell(_line(current))
 
 
 def passed_over(name: str, why: str) -> None:
@@ -181,8 +212,7 @@ def passed_over(name: str, why: str) -> None:
     if steps is not None:
         current = steps.named(name)
         current.remark, current.expected = why, None
-        if _SHOWN.get() == "plain":
-            _tell(_line(current))
+        _tell(_line(current))
 
 
 def duration(seconds: float) -> str:
@@ -223,6 +253,10 @@ def _line(each: Step) -> str:
 
 
 def _tell(text: str) -> None:
+    """Say something in a log, and on stderr where every step is one plain line."""
+    log(text)
+    if _SHOWN.get() != "plain":
+        return
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from causal_prune.errors import StoppedError
+from causal_prune.progress import log
 
 if TYPE_CHECKING:
     from causal_prune.command_line.settings import RunSettings
     from causal_prune.pipeline import Compressed
 
 
+SILENT: ContextVar[bool] = ContextVar("causal_prune_silent", default=False)
+"""Whether tables and sentences are not printed."""
+LOG_COLUMNS = 100
 Config = Annotated[
     Path | None, typer.Option(help="TOML file of these options; flags win.", rich_help_panel="Output")
 ]
@@ -24,10 +29,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 
 
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version, and those of the libraries it stands on.", metavar=""
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print warnings, errors and JSON alone.", metavar="")
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", help="Append what is printed, and every step with its time, to a file.", metavar="FILE"
+        ),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with an error.", metavar="")
+    ] = False,
 ) -> None:
-    # the docstring would replace the help text of the whole program; `main` reads --debug itself
-    del debug
+    # the docstring would replace the help text of the whole program; `main` takes these flags before or after a command
+    del version, quiet, log, debug
 
 
 def run(ctx: typer.Context, config: Config = None) -> int:
@@ -69,12 +91,15 @@ def frontier(
 ) -> int:
     """How small it may get: sizes side by side without training, and the one that one would take."""
     settings = _settings(ctx, config)
+    from causal_prune.pipeline import Sizes
+
+    sizes = Sizes() if keep is None else Sizes.model_validate({"keep": keep})
     from causal_prune.command_line.jobs import frontier_job
     from causal_prune.command_line.standard_output import left_to_json
     from causal_prune.report import frontier_lines, frontier_table
 
     with left_to_json(settings.print_json):
-        found, out = frontier_job(settings, keep, command=_typed(ctx))
+        found, out = frontier_job(settings, sizes.keep, command=_typed(ctx))
     if settings.print_json:
         typer.echo(found.model_dump_json(indent=2))
         return 0
@@ -93,8 +118,8 @@ def inspect(ctx: typer.Context, config: Config = None) -> int:
     settings = load_settings(config, {**given, "dependencies": "labels"} if both else given)
     from causal_prune.command_line.jobs import inspect_both_job, inspect_job
     from causal_prune.command_line.standard_output import left_to_json
-    from causal_prune.command_line.tables import differences_table, inspection_tables
-    from causal_prune.tracing import differences
+    from causal_prune.command_line.tables import differences_table
+    from causal_prune.tracing import differences, inspection_tables
 
     with left_to_json(settings.print_json):
         graphs = inspect_both_job(settings) if both else (inspect_job(settings),)
@@ -151,7 +176,7 @@ def bench(
     print_json: Json = False,
 ) -> int:
     """Latency of an ONNX file; of two files, interleaved, with the ratio."""
-    from causal_prune.command_line.tables import bench_entries, bench_table
+    from causal_prune.command_line.tables import bench_entries, bench_files, bench_table
     from causal_prune.measure import measure_latency
 
     files = {str(_file(path)): _file(path) for path in (model, other) if path is not None}
@@ -159,6 +184,7 @@ def bench(
     if print_json:
         _print_json({"threads": threads, "batch": batch, "files": bench_entries(latencies)})
     else:
+        _print_lines([*bench_files(latencies), ""])
         _print_tables(bench_table(latencies, threads=threads, batch=batch))
     return 0
 
@@ -288,22 +314,36 @@ def _print_json(content: Mapping[str, Any]) -> None:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        typer.echo(line)
+        log(line)
+        if not SILENT.get():
+            typer.echo(line)
 
 
 def _print_tables(*tables: Any) -> None:
+    import io
+
     from rich.console import Console
 
     console = Console()
     for table in tables:
-        console.print(table)
+        plain = Console(file=io.StringIO(), width=LOG_COLUMNS, no_color=True)
+        plain.print(table)
+        log(plain.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
+        if not SILENT.get():
+            console.print(table)
 
 
 def _print_summary(result: "Compressed") -> None:
-    from causal_prune.report import summary_lines, summary_table
+    from causal_prune.report import ladder_table, ladder_told, summary_lines, summary_table, time_told
 
-    _print_tables(summary_table(result.report))
-    _print_lines(summary_lines(result.report))
+    report = result.report
+    _print_tables(summary_table(report))
+    _print_lines(summary_lines(report))
+    ladder = ladder_table(report)
+    if ladder is not None:
+        _print_lines([""])
+        _print_tables(ladder)
+    _print_lines([line for line in (ladder_told(report), time_told(report)) if line])
     bundle = shlex.quote(str(result.bundle))
     _print_lines(
         [

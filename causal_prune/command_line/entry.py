@@ -3,18 +3,27 @@
 import _thread
 import os
 import re
+import shlex
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 from typer.exceptions import TyperException
 
-from causal_prune.command_line.commands import app_for, named, repeated
-from causal_prune.errors import CausalPruneError, CausalPruneNote, CausalPruneWarning, StoppedError
+from causal_prune.command_line.commands import SILENT, app_for, named, repeated
+from causal_prune.errors import (
+    CausalPruneError,
+    CausalPruneNote,
+    CausalPruneWarning,
+    InputError,
+    StoppedError,
+)
+from causal_prune.progress import log, logged, shown
 
 INTERRUPTED = 130
 
@@ -31,6 +40,7 @@ def _plain_warnings(arguments: list[str], start: str) -> Iterator[None]:
             said.add(str(message))
             kind = "note" if issubclass(category, CausalPruneNote) else "warning"
             text = _in_flags(str(message), arguments) if kind == "note" else str(message)
+            log(f"{kind}: {_from_start(text, start)}")
             typer.echo(f"causal-prune: {kind}: {_from_start(text, start)}", err=True)
 
     with warnings.catch_warnings():
@@ -71,12 +81,92 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done or passed, 1 gate or parity failed, 2 wrong usage, configuration or input, 3 the target
         cannot be met, 4 inconclusive, 130 interrupted.
     """
-    from causal_prune.progress import shown
-
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug, start = "--debug" in arguments, _working_folder()
+    typed = list(sys.argv[1:] if argv is None else argv)
+    debug, start = "--debug" in typed, _working_folder()
     try:
-        with _plain_warnings(arguments, start), _no_interrupt_lost(), shown(live=sys.stderr.isatty()):
+        common, arguments = _common_flags(typed)
+        if common.version:
+            return _print_version()
+        with _to_log(common.log, typed):
+            return _run(arguments, common, start, debug)
+    except CausalPruneError as error:
+        return _complain(str(error), error.exit_code, debug)
+
+
+@dataclass(frozen=True)
+class _Common:
+    """The flags that every command has, wherever they stand."""
+
+    version: bool = False
+    quiet: bool = False
+    log: Path | None = None
+
+
+def _common_flags(arguments: Sequence[str]) -> tuple[_Common, list[str]]:
+    """Take the flags of the program out of the arguments."""
+    found, left = _Common(), []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            left += [argument, *rest]
+        elif argument == "--version":
+            found = replace(found, version=True)
+        elif argument == "--quiet":
+            found = replace(found, quiet=True)
+        elif name == "--log":
+            file = value if equals else next(rest, "")
+            if not file or (file.startswith("-") and not equals):
+                raise InputError("--log: names no file; give the path of one")
+            found = replace(found, log=Path(file).expanduser())
+        elif argument != "--debug":
+            left.append(argument)
+    return found, left
+
+
+def _print_version() -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    def told(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"{name} not installed"
+
+    typer.echo(told("causal-prune"))
+    typer.echo(", ".join(map(told, ("torch", "torch-pruning", "onnx", "onnxruntime"))))
+    return 0
+
+
+@contextmanager
+def _to_log(path: Path | None, typed: Sequence[str]) -> Iterator[None]:
+    """Append to a file what happens in the block; a file that cannot be written is said at once."""
+    if path is None:
+        yield
+        return
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--log: {path} cannot be written ({error.strerror}); name another file") from error
+    with file, logged(file):
+        log(shlex.join(("causal-prune", *typed)))
+        yield
+
+
+@contextmanager
+def _as_quiet(quiet: bool) -> Iterator[None]:
+    token = SILENT.set(quiet)
+    try:
+        yield
+    finally:
+        SILENT.reset(token)
+
+
+def _run(arguments: list[str], common: _Common, start: str, debug: bool) -> int:
+    """Run one command, and tell whatever ends it in one line."""
+    steps = shown(not common.quiet, live=sys.stderr.isatty())
+    try:
+        with _plain_warnings(arguments, start), _no_interrupt_lost(), _as_quiet(common.quiet), steps:
             given = _with_values([*repeated(arguments)])
             app = app_for(given)
             result = app(args=given, prog_name="causal-prune", standalone_mode=False, obj=given)
@@ -153,6 +243,7 @@ def _complain(message: str, code: int, debug: bool) -> int:
         traceback.print_exc()
     # one line, whatever a library has put into its message
     if message:  # a bare call has printed its help instead
+        log(f"error: {' '.join(message.split())}")
         typer.echo(f"causal-prune: {' '.join(message.split())}", err=True)
     return code
 

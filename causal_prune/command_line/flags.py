@@ -3,14 +3,19 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from keyword import iskeyword
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
+from annotated_types import Gt, Lt
+from pydantic.fields import FieldInfo
 
 from causal_prune.command_line.settings import RunSettings, keys, negations
 from causal_prune.options import Flag, flag_of
 
 Command = TypeVar("Command", bound=Callable[..., int])
+LONGEST_CHOICES = 16
 PANELS = ("What", "How small", "How", "Evidence", "Machine", "Output")
 
 
@@ -100,17 +105,57 @@ def _parameters(name: str) -> Iterator[inspect.Parameter]:
     text = (field.description or "").replace("`out`", "--out")
     if field.annotation is bool:
         both = f"{dashed(flag.name)}/{dashed(f'no_{flag.name}')}" if default == "true" else dashed(flag.name)
-        yield _parameter(flag.name, bool | None, both, text, panel)
+        yield _parameter(flag.name, bool | None, both, text, panel, "")
         if default != "true":  # what a file turns on must be turned off here, but few look for that
             off = f"no_{flag.name}"
-            yield _parameter(off, bool | None, dashed(off), f"Not {dashed(flag.name)}.", panel, hidden=True)
+            yield _parameter(
+                off, bool | None, dashed(off), f"Not {dashed(flag.name)}.", panel, "", hidden=True
+            )
         return
     shown = text if not default or flag.alone else f"{text} [dim]\\[default: {default}][/]"
     kind = list[str] | None if flag.repeated else str | None
-    yield _parameter(flag.name, kind, dashed(flag.name), shown, panel, "[HOW]" if flag.alone else None)
+    value = "[HOW]" if flag.alone else _metavar(field)
+    yield _parameter(flag.name, kind, dashed(flag.name), shown, panel, value)
     if flag.off:
         off, text = f"no_{flag.name}", f"The same as {dashed(flag.name)} {flag.off}."
-        yield _parameter(off, bool | None, dashed(off), text, panel)
+        yield _parameter(off, bool | None, dashed(off), text, panel, "")
+
+
+def _metavar(field: FieldInfo) -> str:
+    """What stands for a value of an option in the help, from the option's type."""
+    base, bounds = _peeled(field.annotation)
+    bounds += list(field.metadata)
+    if get_origin(base) is Literal:
+        choices = "|".join(map(str, get_args(base)))
+        return choices if len(choices) <= LONGEST_CHOICES else "NAME"
+    if get_origin(base) is tuple:
+        first, count = _peeled(get_args(base)[0])[0], get_args(base)
+        one = "NAME" if first is str or get_origin(first) is Literal else "N" if first is int else "NUMBER"
+        return ",".join([one] * 3) if Ellipsis not in count else f"{one},..."
+    if get_origin(base) is dict:
+        return "K=V"
+    if base is float:
+        return "SHARE" if any(isinstance(each, Lt) for each in bounds) else "NUMBER"
+    if base is int and any(isinstance(each, Gt) for each in bounds):  # bytes: other numbers start at 0 or 1
+        return "SIZE"
+    return {Path: "PATH", int: "N", str: "NAME"}.get(base, "VALUE")
+
+
+def _peeled(kind: Any) -> tuple[Any, list[Any]]:
+    """A type without what it is annotated with, and without None or a word beside it."""
+    bounds: list[Any] = []
+    while True:
+        if get_origin(kind) is Annotated:
+            kind, *more = get_args(kind)
+            bounds += [
+                bound for each in more for bound in (each.metadata if isinstance(each, FieldInfo) else [each])
+            ]
+        elif get_origin(kind) in (Union, UnionType):
+            # of "auto" or a number the number says more
+            there = [each for each in get_args(kind) if each is not type(None)]
+            kind = next((each for each in there if get_origin(each) is not Literal), there[0])
+        else:
+            return kind, bounds
 
 
 def _parameter(

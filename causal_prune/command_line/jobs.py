@@ -17,7 +17,6 @@ from causal_prune.pipeline import (
     Compressed,
     FrontierOptions,
     Options,
-    Sizes,
     choose,
     compress,
     frontier,
@@ -82,12 +81,12 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
     return chosen.plan.target, layer_entries(chosen.graph, chosen.plan, chosen.moments)
 
 
-def frontier_job(settings: RunSettings, keep: str | None, *, command: str) -> tuple[Frontier, Path]:
+def frontier_job(settings: RunSettings, keep: tuple[float, ...], *, command: str) -> tuple[Frontier, Path]:
     """Make a network at several sizes, into a folder.
 
     Args:
         settings: The options.
-        keep: Shares that stay, with commas between them; None for the usual ones.
+        keep: Shares that stay.
         command: How it was started.
 
     Returns:
@@ -96,7 +95,6 @@ def frontier_job(settings: RunSettings, keep: str | None, *, command: str) -> tu
     Raises:
         CausalPruneError: As `frontier`, and for a model, weights or data that cannot be used.
     """
-    sizes = Sizes() if keep is None else Sizes.model_validate({"keep": keep})
     given, start = _options(settings, command), Path.cwd()
     out = given.out if "out" in settings.model_fields_set else Path(f"{given.out}-frontier")
     assert out is not None, "it has a default"
@@ -108,7 +106,7 @@ def frontier_job(settings: RunSettings, keep: str | None, *, command: str) -> tu
             CausalPruneNote,
         )
     nothing = dict.fromkeys(name for name in SETTLED if name != "max_drop") | {"remove_silent": False}
-    plain = {"epochs": 0, "explain": (), "out": out, "keep": sizes.keep, **nothing}
+    plain = {"epochs": 0, "explain": (), "out": out, "keep": keep, **nothing}
     options = FrontierOptions.model_construct(**{**dict(given), **plain})
     trained = settings.model is None and settings.from_bundle is None and settings.weights is None
     first = TRAIN if trained else LOAD
@@ -175,7 +173,10 @@ def _to_trace(settings: RunSettings, start: Path) -> tuple[nn.Module, torch.Tens
 def _title(settings: RunSettings) -> str:
     if settings.model is None:
         return "digits" if settings.data == "digits" else "small_resnet"
-    return settings.model.rpartition(":")[2]
+    source, _, name = settings.model.rpartition(":")
+    if source in ("torchvision", "timm"):
+        return name
+    return f"{Path(source).stem if source.endswith('.py') else source.rpartition('.')[2]}:{name}"
 
 
 def _options(settings: RunSettings, command: str) -> Options:
@@ -183,8 +184,9 @@ def _options(settings: RunSettings, command: str) -> Options:
     given = settings.model_fields_set
     title = _title(settings)
     again = settings.from_bundle
+    folder = title.rpartition(":")[2] if again is None else f"{again.resolve().name}-again"
     defaults = {
-        "out": Path("export") / (title if again is None else f"{again.resolve().name}-again"),
+        "out": Path("export") / folder,
         "epochs": EMBEDDED_EPOCHS if settings.model is None and again is None else 0,
         "parents": "chain" if settings.mode == "zero" else None,
     }

@@ -2,9 +2,9 @@ from .findings import layer_entries as layer_entries
 from .flow import Compressed as Compressed
 from .flow import compress as compress
 from .forecast import steps_of as steps_of
+from .options import FrontierOptions as FrontierOptions
 from .options import Options as Options
-from .size_frontier import FrontierOptions as FrontierOptions
-from .size_frontier import Sizes as Sizes
+from .options import Sizes as Sizes
 from .size_frontier import frontier as frontier
 from .steps import choose as choose
 from .steps import recipe_of as recipe_of

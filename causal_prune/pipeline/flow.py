@@ -63,6 +63,15 @@ class Compressed:
     report: Report
     bundle: Path | None
 
+    def __str__(self) -> str:
+        """The report as the terminal shows it, and where the bundle lies."""
+        place = "" if self.bundle is None else f"\n\nbundle: {self.bundle}"
+        return f"{self.report}{place}"
+
+    def _repr_html_(self) -> str:
+        """The report as a notebook shows it."""
+        return self.report._repr_html_()
+
 
 @undisturbed
 @keywords_of(Options)

@@ -1,9 +1,9 @@
 """All options of a run as one value: those that the wings own, and those of the flow itself."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from causal_prune.comparison import Rivals
 from causal_prune.compensation import Repair
@@ -12,8 +12,19 @@ from causal_prune.explanation import Reasons
 from causal_prune.fine_tuning import Tuning
 from causal_prune.importance import METHODS, Parents
 from causal_prune.onnx_files import OnnxForm
-from causal_prune.options import Flag, Must, Names, Natural, OptionValues, Seed, Switch, Text
-from causal_prune.planning import Goal
+from causal_prune.options import (
+    Flag,
+    Must,
+    Names,
+    Natural,
+    OptionValues,
+    Seed,
+    Share,
+    Switch,
+    Text,
+    listed_in,
+)
+from causal_prune.planning import SETTLED, Goal
 from causal_prune.surgery import Dependencies
 
 Mode = Literal["remove", "zero"]
@@ -127,3 +138,41 @@ class Options(Record, OnnxForm, Machine, Reasons, Rivals, Tuning, Repair, Choice
         >>> Options.from_json(options.to_json()) == options
         True
     """
+
+
+KEEP = (0.9, 0.7, 0.5, 0.35, 0.25, 0.15)
+MAX_DROP = 0.01
+NEVER = ("epochs", "explain", "plan")
+"""Options of a run that a frontier has no use for."""
+
+
+class Sizes(OptionValues):
+    """Which sizes are made."""
+
+    panel: ClassVar[str] = "How small"
+
+    keep: Annotated[
+        tuple[Share, ...],
+        BeforeValidator(listed_in),
+        Field(min_length=1, description="Shares of the multiply-accumulates that stay, one for each size."),
+        Must("shares between 0 and 1, such as 0.7,0.5,0.35"),
+    ] = KEEP
+
+
+class FrontierOptions(Sizes, Options):
+    """Everything that `frontier` can be told: its sizes, and of the options of `compress` all but targets and training.
+
+    Example:
+        >>> FrontierOptions(keep=(0.5, 0.25)).max_drop is None
+        True
+    """
+
+    @model_validator(mode="after")
+    def _makes_sizes_and_trains_nothing(self) -> Self:
+        given = [name for name in SETTLED if name != "max_drop" and getattr(self, name) not in (None, False)]
+        given += [name for name in NEVER if getattr(self, name)]
+        if given:
+            raise InputError(
+                f"`{given[0]}`: a frontier is made of the sizes in `keep`, without training; leave it out"
+            )
+        return self

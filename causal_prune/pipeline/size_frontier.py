@@ -6,22 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
 from causal_prune.comparison import Recipe, Rivals, SizedNetwork, rivals_of, sizes_of
 from causal_prune.compensation import REPAIRS
 from causal_prune.data import Data, held_out, loader
-from causal_prune.errors import InputError
 from causal_prune.importance import score
 from causal_prune.machine import alignment, environment
 from causal_prune.measure import measure_latency, speedup
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.observation import observe
 from causal_prune.onnx_files import export_onnx
-from causal_prune.options import Must, OptionValues, Share, listed_in
 from causal_prune.pipeline.findings import as_toml, steps_taken
 from causal_prune.pipeline.forecast import (
     EXPORT,
@@ -34,50 +30,13 @@ from causal_prune.pipeline.forecast import (
     sizes_forecast,
 )
 from causal_prune.pipeline.keywords import keywords_of
-from causal_prune.pipeline.options import Options
+from causal_prune.pipeline.options import MAX_DROP, FrontierOptions
 from causal_prune.pipeline.steps import recipe_of
 from causal_prune.planning import SETTLED, Goal, check_prunable, plan
 from causal_prune.progress import StepList, listed, status, step
 from causal_prune.report import Frontier, FrontierSize, draw_frontier, frontier_markdown, staged
 from causal_prune.surgery import PruningPlan
 from causal_prune.tracing import FilterGraph, trace
-
-KEEP = (0.9, 0.7, 0.5, 0.35, 0.25, 0.15)
-MAX_DROP = 0.01
-NEVER = ("epochs", "explain", "plan")
-"""Options of a run that a frontier has no use for."""
-
-
-class Sizes(OptionValues):
-    """Which sizes are made."""
-
-    panel: ClassVar[str] = "How small"
-
-    keep: Annotated[
-        tuple[Share, ...],
-        BeforeValidator(listed_in),
-        Field(min_length=1, description="Shares of the multiply-accumulates that stay, one for each size."),
-        Must("shares between 0 and 1, such as 0.7,0.5,0.35"),
-    ] = KEEP
-
-
-class FrontierOptions(Sizes, Options):
-    """Everything that `frontier` can be told: its sizes, and of the options of `compress` all but targets and training.
-
-    Example:
-        >>> FrontierOptions(keep=(0.5, 0.25)).max_drop is None
-        True
-    """
-
-    @model_validator(mode="after")
-    def _makes_sizes_and_trains_nothing(self) -> Self:
-        given = [name for name in SETTLED if name != "max_drop" and getattr(self, name) not in (None, False)]
-        given += [name for name in NEVER if getattr(self, name)]
-        if given:
-            raise InputError(
-                f"`{given[0]}`: a frontier is made of the sizes in `keep`, without training; leave it out"
-            )
-        return self
 
 
 @undisturbed

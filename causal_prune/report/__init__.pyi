@@ -19,6 +19,8 @@ from .harm import Harm as Harm
 from .ladder import Ladder as Ladder
 from .ladder import Rung as Rung
 from .ladder import Widths as Widths
+from .ladder_told import ladder_table as ladder_table
+from .ladder_told import ladder_told as ladder_told
 from .map_drift import DriftDifference as DriftDifference
 from .map_drift import MapDrift as MapDrift
 from .map_drift import NetworkDrift as NetworkDrift
@@ -46,6 +48,7 @@ from .summary import summary_lines as summary_lines
 from .summary import summary_table as summary_table
 from .target import Target as Target
 from .target import TargetKind as TargetKind
+from .time_spent import time_told as time_told
 from .wording import correlation as correlation
 from .yardstick import ACCURACY as ACCURACY
 from .yardstick import Yardstick as Yardstick

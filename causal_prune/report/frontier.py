@@ -108,6 +108,18 @@ class Frontier(Strict):
         """
         return checked(cls, read_json(path), path)
 
+    def __str__(self) -> str:
+        """The table of the sizes and the sentences that go with it, as the terminal shows them."""
+        from causal_prune.report.notebook import frontier_text  # it reads frontiers
+
+        return frontier_text(self)
+
+    def _repr_html_(self) -> str:
+        """The same as a notebook shows it."""
+        from causal_prune.report.notebook import frontier_html  # it reads frontiers
+
+        return frontier_html(self)
+
     def save(self, path: Path) -> None:
         """Write it as indented JSON.
 

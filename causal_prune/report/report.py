@@ -298,6 +298,18 @@ class Report(Strict):
         """
         return checked(cls, read_json(path), path)
 
+    def __str__(self) -> str:
+        """The table of the arms and the sentences that go with it, as the terminal shows them."""
+        from causal_prune.report.notebook import as_text  # it reads reports
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """The same with the ladder, as a notebook shows it."""
+        from causal_prune.report.notebook import as_html  # it reads reports
+
+        return as_html(self)
+
     def save(self, path: Path) -> None:
         """Write the report as indented JSON; the same report always gives the same bytes.
 

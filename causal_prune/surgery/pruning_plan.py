@@ -32,6 +32,18 @@ class PruningPlan:
     cuts: Cuts
     earlier: tuple[Stage, ...] = ()
 
+    def __str__(self) -> str:
+        """Widths before and after, layer by layer, and the target."""
+        lines = [
+            f"{name}: {cut.filters} -> {len(cut.keep_filters)} filters"
+            for name, cut in self.layers.items()
+            if cut.keep_filters is not None and len(cut.keep_filters) < cut.filters
+        ]
+        target = (
+            f"{self.target.kind}: requested {self.target.requested:.3g}, planned {self.target.achieved:.3g}"
+        )
+        return "\n".join([*lines, target])
+
     @property
     def dependencies(self) -> Dependencies:
         """Whose graph it was made with: "labels" or "torch-pruning"."""

@@ -282,6 +282,12 @@ class FilterGraph:
     dependencies: Dependencies = "labels"
     example: ExampleForm | None = None
 
+    def __str__(self) -> str:
+        """The tables of `causal-prune inspect`, as text."""
+        from causal_prune.tracing.graph_tables import as_text, inspection_tables  # it draws graphs
+
+        return as_text(inspection_tables(self))
+
     @property
     def prunable(self) -> tuple[Group, ...]:
         """The groups that may be cut."""

@@ -1,8 +1,10 @@
 """The entry: exit codes, errors and warnings as one line, Ctrl-C, `--debug`."""
 
 import errno
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -332,3 +334,94 @@ def test_the_process_exits_with_the_code(
     with pytest.raises(SystemExit, match=f"^{code}$"):
         entry_point()
     assert ("Usage" in capsys.readouterr().out) is (code == 0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("run", "--version"), ("--version", "gate", "nowhere")]
+)
+def test_the_version_is_told_wherever_it_is_asked_for(cli: Cli, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    first, second = done.out.splitlines()
+    assert done.code == 0 and done.err == "" and first.startswith("causal-prune ")
+    assert all(name in second for name in ("torch ", "torch-pruning ", "onnx ", "onnxruntime "))
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_quiet_leaves_the_exit_code_errors_and_json(
+    cli: Cli, write_onnx: Callable[..., Path], place: str
+) -> None:
+    file = write_onnx("a.onnx")
+
+    def quiet(*arguments: str | Path) -> Done:
+        return cli("--quiet", *arguments) if place == "before" else cli(*arguments, "--quiet")
+
+    assert quiet("compare", file, file) == Done(0, "", "")
+    assert "compare" not in quiet("compare", file, file, "--json").err
+    assert quiet("compare", file, file, "--json").out.startswith("{")
+    failed = quiet("compare", file, "nothing.onnx")
+    assert failed.code == 2 and failed.out == "" and failed.err.startswith("causal-prune: nothing.onnx")
+
+
+@pytest.mark.parametrize("form", [["--log", "told.log"], ["--log=told.log"]])
+def test_a_log_has_what_was_printed_and_is_added_to(
+    cli: Cli, write_onnx: Callable[..., Path], form: list[str], tmp_path: Path
+) -> None:
+    file = write_onnx("a.onnx")
+    printed = cli(*form, "compare", file, file).out.splitlines()
+    failed = cli("compare", file, "nothing.onnx", *form)
+    lines = (tmp_path / "told.log").read_text(encoding="utf-8").splitlines()
+    told = [line.split(" ", 2)[2] for line in lines]
+    assert told[0].startswith("causal-prune --log") and "compare" in told[0]
+    assert told[1 : 1 + len(printed)] == printed
+    assert told[-1] == failed.err.strip().replace("causal-prune: ", "error: ")
+    assert all(line.startswith("20") and "\x1b" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--log"], "--log: names no file; give the path of one"),
+        (["--log", "--json"], "--log: names no file; give the path of one"),
+        (
+            ["--log", "no/folder/x.log"],
+            "--log: no/folder/x.log cannot be written (No such file or directory); name",
+        ),
+    ],
+)
+def test_a_log_that_cannot_be_written_is_told_at_once(cli: Cli, arguments: list[str], text: str) -> None:
+    done = cli("compare", "a.onnx", "b.onnx", *arguments)
+    assert done.code == 2 and done.out == "" and done.err.startswith(f"causal-prune: {text}")
+
+
+def test_what_is_wrong_with_flags_is_told_before_torch_is_there(tmp_path: Path) -> None:
+    wrong = [
+        ["run", "--keep-macs", "2"], ["run", "--keep-mac", "0.5"], ["run", "--config", "none.toml"],
+        ["run", "--keep-macs", "0.5", "--keep-params", "0.5"], ["run", "--plan", "a", "--keep-macs", "0.5"],
+        ["frontier", "--keep", "2"], ["frontier", "--keep-macs", "0.5"], ["frontier", "--help"], ["run", "--help"],
+        ["nothing"], ["gate"], ["bench", "--threads", "0", "a.onnx"], ["--help"], ["--version"],
+        ["run", "--from", "nowhere"], ["explain", "x", "--images"], ["run", "--arms", "random"],
+        ["run", "--dry-run", "--max-drop", "0.01"], ["run", "--evidence", "some"],
+        *(["run", f"--{name}", "wrong"] for name in (
+            "seed", "threads", "device", "mode", "align", "epochs", "lr", "views", "opset", "max-memory", "confidence",
+            "max-drop", "parents", "importance", "dependencies", "random-seeds", "compensate", "explain", "mean", "std",
+            "input-shape", "calibration-images", "model-arg",
+        )),
+    ]  # fmt: skip
+    script = (
+        "import sys, json\n"
+        "from causal_prune.command_line.entry import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    code = main(arguments)\n"
+        "    helped = any(each in arguments for each in ('--help', '--version'))\n"
+        "    assert code == (0 if helped else 2), (arguments, code)\n"
+        "    heavy = [name for name in ('torch', 'onnx', 'matplotlib', 'scipy') if name in sys.modules]\n"
+        "    assert not heavy, (arguments, heavy)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(wrong)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

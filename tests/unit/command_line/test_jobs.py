@@ -75,7 +75,9 @@ def test_a_run_compresses_the_network_and_the_data_that_are_named(
     assert options.in_force is not None and options.in_force["model_arg"] == {"width": 5}
     assert options.in_force["out"] == "export/net" and options.in_force["keep_macs"] == 0.5
     plain = options.model_copy(update={"in_force": None})
-    assert plain == Options(seed=4, out=Path.cwd() / "export/net", title="net", command="causal-prune run")
+    assert plain == Options(
+        seed=4, out=Path.cwd() / "export/net", title="nets:net", command="causal-prune run"
+    )
     assert trained == []
 
 

@@ -2,21 +2,15 @@
 
 import json
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from rich.console import Console
-from torch import nn
 
-from causal_prune.command_line.tables import bench_entries, bench_table, dry_run_lines, inspection_tables
+from causal_prune.command_line.tables import bench_entries, bench_files, bench_table, dry_run_lines
 from causal_prune.measure.latency import Latency, measure_latency
 from causal_prune.report.report import LayerWidths
 from causal_prune.report.target import Target
-from causal_prune.tracing.filter_graph import FilterGraph
-from causal_prune.tracing.network_trace import trace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,70 +45,6 @@ def test_a_dry_run_that_cuts_nothing_still_tells_the_target() -> None:
     ]
 
 
-@pytest.fixture
-def graph() -> FilterGraph:
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 64, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(256, 5),
-    )  # fmt: skip
-    return trace(net, torch.zeros(2, 3, 6, 6), freeze=("3",))
-
-
-def test_the_tables_of_a_graph_hold_groups_layers_and_what_is_frozen(graph: FilterGraph) -> None:
-    groups, layers, frozen = inspection_tables(graph)
-    assert cells(groups) == {
-        "group": ["0"], "units": ["6"], "producers": ["0"], "passengers": ["1"], "consumers": ["3"],
-    }  # fmt: skip
-    assert cells(layers) == {
-        "layer": ["0", "3", "6"],
-        "kind": ["conv", "conv", "linear"],
-        "filters": ["6", "64", "5"],
-        "inputs": ["3", "6", "256"],
-        "MACs": ["2,592", "13,824", "1,280"],  # 6*3*9*16, 64*6*9*4, 256*5
-        "parents": ["the input", "0", "3"],
-    }
-    assert cells(frozen) == {
-        "frozen layer": ["3", "6"],
-        "reason": ["frozen by the caller", "produces an output of the network"],
-    }
-    titles = [table.title for table in (groups, layers, frozen)]
-    assert titles == ["What is cut together", "Layers", "What is not cut"]
-
-
-def test_numbers_stand_at_the_right(graph: FilterGraph) -> None:
-    _, layers, _ = inspection_tables(graph)
-    right = [column.header for column in layers.columns if column.justify == "right"]
-    assert right == ["filters", "inputs", "MACs"]
-
-
-def test_layers_that_share_a_role_stand_below_each_other() -> None:
-    class Sum(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.c(self.a(x) + self.b(x))
-            return out
-
-    groups, layers, _ = inspection_tables(trace(Sum(), torch.zeros(1, 1, 4, 4)))
-    assert cells(groups)["producers"] == ["a\nb"] and cells(groups)["passengers"] == [""]
-    assert cells(layers)["parents"] == ["the input", "the input", "a\nb"]
-
-
-def test_a_group_that_is_cut_approximately_says_so() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    groups, _, _ = inspection_tables(trace(net, torch.zeros(1, 1, 6, 6)))
-    assert cells(groups)["group"] == ["0 (approximate)"]
-
-
-def test_long_names_are_folded_and_not_cut_off(graph: FilterGraph) -> None:
-    console = Console(width=40, record=True, file=StringIO())
-    for table in inspection_tables(graph):
-        console.print(table)
-    assert "…" not in console.export_text()
-
-
 def timed(*files: Path) -> dict[str, Latency]:
     return measure_latency({str(file): file for file in files}, threads=1, batch=3, seconds=0.02)
 
@@ -124,7 +54,8 @@ def test_two_files_are_timed_side_by_side(write_onnx: Callable[..., Path]) -> No
     table = bench_table(timed(first, second), threads=1, batch=3)
     assert table.title == "1 thread(s), batch 3, interleaved"
     found = cells(table)
-    assert found["file"] == [str(first), str(second)]
+    assert found["file"] == ["1", "2"]
+    assert bench_files(timed(first, second)) == [f"1: {first}", f"2: {second}"]
     against = found["against the first"]
     assert against[0] == "1.00x as fast"
     median = [float(text) for text in found["median ms"]]
@@ -138,7 +69,7 @@ def test_one_file_is_timed_alone(write_onnx: Callable[..., Path]) -> None:
     file = write_onnx("a.onnx")
     table = bench_table(timed(file), threads=2, batch=1)
     assert table.title == "2 thread(s), batch 1, interleaved"
-    assert cells(table)["file"] == [str(file)] and cells(table)["against the first"] == ["1.00x as fast"]
+    assert cells(table)["file"] == ["1"] and cells(table)["against the first"] == ["1.00x as fast"]
 
 
 def test_entries_are_the_same_as_numbers(write_onnx: Callable[..., Path]) -> None:

@@ -13,7 +13,8 @@ from causal_prune.errors import InputError, TargetError
 from causal_prune.measure.latency import Latency
 from causal_prune.pipeline import size_frontier
 from causal_prune.pipeline.flow import compress
-from causal_prune.pipeline.size_frontier import KEEP, FrontierOptions, frontier
+from causal_prune.pipeline.options import KEEP, FrontierOptions
+from causal_prune.pipeline.size_frontier import frontier
 from causal_prune.report.frontier import Frontier
 from causal_prune.surgery.pruning_plan import PruningPlan
 

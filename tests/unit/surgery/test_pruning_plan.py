@@ -97,3 +97,15 @@ def test_a_file_that_is_missing_or_no_text_is_refused(content: bytes | None, tmp
         InputError, match=r"plan\.json: not a pruning plan \((FileNotFound|UnicodeDecode)Error: "
     ):
         PruningPlan.load(path)
+
+
+def test_a_plan_prints_as_widths_and_its_target() -> None:
+    cuts = Cuts(
+        {
+            "a": LayerCut((0, 2), None, 4, 3),
+            "b": LayerCut(None, (0, 2), 5, 4),
+        },
+        {},
+    )
+    plan = PruningPlan(Target("keep_macs", 0.5, 0.49874), {"a": (0, 2)}, cuts)
+    assert str(plan) == "a: 4 -> 2 filters\nkeep_macs: requested 0.5, planned 0.499"
