@@ -7,7 +7,6 @@ from .evidence import ARMS as ARMS
 from .evidence import CURVE as CURVE
 from .evidence import LADDER as LADDER
 from .evidence import Allowance as Allowance
-from .evidence import Gathered as Gathered
 from .evidence import Pace as Pace
 from .evidence import gather as gather
 from .exports import export_arms as export_arms

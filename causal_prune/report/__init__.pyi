@@ -19,8 +19,8 @@ from .harm import Harm as Harm
 from .ladder import Ladder as Ladder
 from .ladder import Rung as Rung
 from .ladder import Widths as Widths
-from .ladder_told import ladder_table as ladder_table
-from .ladder_told import ladder_told as ladder_told
+from .ladder_words import ladder_table as ladder_table
+from .ladder_words import ladder_told as ladder_told
 from .map_drift import DriftDifference as DriftDifference
 from .map_drift import MapDrift as MapDrift
 from .map_drift import NetworkDrift as NetworkDrift

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from causal_prune.report.drift_figure import drift_by_network
 from causal_prune.report.ladder_figure import ladder_by_station
-from causal_prune.report.ladder_told import ladder_title
+from causal_prune.report.ladder_words import ladder_title
 from causal_prune.report.palette import (
     BLUE,
     FAINT,

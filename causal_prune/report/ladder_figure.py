@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from causal_prune.report.ladder import Rung
-from causal_prune.report.ladder_told import STATIONS, WIDTHS, equal_macs
+from causal_prune.report.ladder_words import STATIONS, WIDTHS, equal_macs
 from causal_prune.report.palette import INK, LOOKS, MUTED, OTHER_LOOK, WIDTH
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from causal_prune.report.frontier import Frontier
 from causal_prune.report.frontier_words import HEADS as FRONTIER_HEADS
 from causal_prune.report.frontier_words import frontier_lines, frontier_rows, frontier_table
-from causal_prune.report.ladder_told import ladder_heads, ladder_rows, ladder_told
+from causal_prune.report.ladder_words import ladder_heads, ladder_rows, ladder_told
 from causal_prune.report.report import Report
 from causal_prune.report.summary import summary_lines, summary_table
 from causal_prune.report.tables import arm_rows

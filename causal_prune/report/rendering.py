@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from causal_prune.errors import InputError
-from causal_prune.report import ladder_told, reasons, tables, wording
+from causal_prune.report import ladder_words, reasons, tables, wording
 from causal_prune.report.figures import Plate, draw_figures
 from causal_prune.report.report import Picture, Report
 from causal_prune.report.yardstick import NONE
@@ -61,7 +61,7 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
         image=image,
         words=wording,
         reasons=reasons,
-        steps=ladder_told,
+        steps=ladder_words,
         verdict=verdict,
         evidence=evidence,
         standing=wording.standing(report),

@@ -2,7 +2,6 @@ from .filter_graph import FilterGraph as FilterGraph
 from .filter_graph import Group as Group
 from .filter_graph import Layer as Layer
 from .filter_graph import Member as Member
-from .graph_tables import as_text as as_text
 from .graph_tables import inspection_tables as inspection_tables
 from .graph_tables import plain_table as plain_table
 from .network_trace import trace as trace

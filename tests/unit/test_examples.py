@@ -1,6 +1,8 @@
 """The examples that are quick enough to run."""
 
+import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,36 @@ def test_three_lines_change_for_people_who_use_torch_pruning(
     assert right["ours"] > right["theirs, batch norm re-estimated"] > right["theirs"]
     assert right["ours"] > right["dense"] - 5
     assert sizes["ours"] == sizes["theirs"] != sizes["dense"]
+
+
+def test_a_compressed_network_goes_on_in_a_plain_loop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import plain_loop
+
+    plain_loop.main(epochs=4)
+    printed = capsys.readouterr().out
+    dense, small, after = (float(share) for share in re.findall(r"0\.\d{3}|1\.000", printed))
+    assert dense > 0.9 and small > 0.8 and after > 0.8
+
+
+def test_without_lightning_the_example_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import lightning_loop
+
+    if importlib.util.find_spec("lightning") is None:
+        lightning_loop.main()
+        assert capsys.readouterr().out == "lightning is not installed: pip install lightning\n"
+    else:
+        lightning_loop.main(epochs=2)
+        assert "after an epoch of Lightning" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_frontier_script_runs_from_cell_to_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "frontier.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "size against accuracy and speed" in printed and "Take " in printed

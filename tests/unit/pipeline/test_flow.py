@@ -1,7 +1,9 @@
 """`compress` on 60 random images and a network of two convolutions."""
 
+import copy
 import json
 import math
+import pickle
 import tempfile
 import warnings
 from collections import Counter
@@ -394,3 +396,25 @@ def test_a_latency_that_is_out_of_reach_leaves_the_loss_to_end_the_search(
             network(), images(), max_drop=0.9, keep_latency=0.5, confidence=0.6, align=1, evidence="none"
         )
     assert result.report.search.bound_by == "max_drop" and result.report.search.keep_latency == 0.5
+
+
+def test_the_model_is_ready_for_the_callers_own_loop(run: Run) -> None:
+    with torch.inference_mode():
+        made = compress(network(), images(), remove_filters=0.5, evidence="none", align=1).model
+    for small in (run.result.model, made):
+        assert all(
+            parameter.requires_grad and not parameter.is_inference() for parameter in small.parameters()
+        )
+        assert {parameter.device.type for parameter in small.parameters()} == {"cpu"} and not small.training
+        again = pickle.loads(pickle.dumps(copy.deepcopy(small))).train()
+        optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
+        before = [parameter.clone() for parameter in again.parameters()]
+        torch.nn.functional.cross_entropy(again(run.data.train.images), run.data.train.labels).backward()
+        optimizer.step()
+        assert all(parameter.grad is not None for parameter in again.parameters())
+        assert not all(torch.equal(a, b) for a, b in zip(before, again.parameters(), strict=True))
+
+
+def test_a_result_prints_as_its_report_and_shows_itself(run: Run) -> None:
+    assert str(run.result) == str(run.result.report) and "causal" in str(run.result)
+    assert run.result._repr_html_() == run.result.report._repr_html_()

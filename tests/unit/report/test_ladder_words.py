@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from causal_prune.report.ladder import Ladder, Rung
-from causal_prune.report.ladder_told import (
+from causal_prune.report.ladder_words import (
     equal_macs,
     ladder_heads,
     ladder_rows,
