@@ -9,6 +9,7 @@ from causal_prune.errors import InputError
 from causal_prune.report import reasons, tables, wording
 from causal_prune.report.figures import Plate, draw_figures
 from causal_prune.report.report import Picture, Report
+from causal_prune.report.verdict import headline, standing
 from causal_prune.report.yardstick import NONE
 
 UNITS = ("%", "pp", "ms", "images", "seeds")
@@ -54,16 +55,16 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
     def image(plate: Plate) -> str:
         return base64.b64encode((figures / f"{plate.name}.png").read_bytes()).decode("ascii")
 
-    verdict, evidence = wording.headline(report)
+    answer, choice = headline(report)
     return environment.get_template(template).render(
         report=report,
         plates={plate.name: plate for plate in plates},
         image=image,
         words=wording,
         reasons=reasons,
-        verdict=verdict,
-        evidence=evidence,
-        standing=wording.standing(report),
+        answer=answer,
+        choice=choice,
+        standing=standing(report),
         yardstick=report.yardstick,
         NONE=NONE,
         rows=tables.arm_rows(report),
