@@ -17,6 +17,7 @@ from causal_prune.pipeline import (
     Compressed,
     FrontierOptions,
     Options,
+    check_dense,
     choose,
     compress,
     frontier,
@@ -77,7 +78,9 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
         CausalPruneError: As `run_job`.
     """
     options = _options(settings, "")
-    chosen = choose(recipe_of(*dense_and_data(settings, Path.cwd()), options), options)
+    recipe = recipe_of(*dense_and_data(settings, Path.cwd()), options)
+    check_dense(recipe)
+    chosen = choose(recipe, options)
     return chosen.plan.target, layer_entries(chosen.graph, chosen.plan, chosen.moments)
 
 
@@ -172,7 +175,7 @@ def _to_trace(settings: RunSettings, start: Path) -> tuple[nn.Module, torch.Tens
 
 def _title(settings: RunSettings) -> str:
     if settings.model is None:
-        return "digits" if settings.data == "digits" else "small_resnet"
+        return settings.data if settings.data in ("digits", "noisy-digits") else "small_resnet"
     source, _, name = settings.model.rpartition(":")
     if source in ("torchvision", "timm"):
         return name

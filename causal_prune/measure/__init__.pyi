@@ -6,7 +6,9 @@ from .latency import speedup as speedup
 from .paired_bounds import largest_loss as largest_loss
 from .quality import Measured as Measured
 from .quality import evaluate as evaluate
+from .statistics import change_interval as change_interval
 from .statistics import holm as holm
 from .statistics import mcnemar_exact as mcnemar_exact
 from .statistics import paired_difference as paired_difference
 from .statistics import paired_test as paired_test
+from .statistics import two_way_difference as two_way_difference

@@ -1,8 +1,9 @@
-"""Statistics of what was measured: intervals, exact tests on the same images, differences over seeds."""
+"""Statistics of what was measured: intervals, exact tests on the same images, differences over seeds and images."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,25 @@ class PairedDifference:
     ci95: tuple[float, float] | None
     wins: int
     of: int
+
+
+@dataclass(frozen=True)
+class TwoWayDifference:
+    """The mean difference between one network and others of several seeds, and how sure it is.
+
+    Attributes:
+        mean: Mean difference over seeds and images; positive where the first network has more.
+        ci95: Interval of it at 95 % confidence, over images and seeds; None for a single seed.
+        wins: Number of seeds of which the first network has more; a tie is no win.
+        of: Number of seeds.
+        images: Number of images.
+    """
+
+    mean: float
+    ci95: tuple[float, float] | None
+    wins: int
+    of: int
+    images: int
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -121,6 +141,110 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     sd = float(values.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * sd / math.sqrt(count)
     return PairedDifference(mean, sd, (mean - half, mean + half), wins, count)
+
+
+def two_way_difference(first: npt.ArrayLike, others: npt.ArrayLike) -> TwoWayDifference:
+    """One network against others that differ by their seed, all on the same images: both are samples.
+
+    By variance components of the crossed design seeds x images. With N images and S seeds, d[s, i] the first network's
+    merit of image i less that of seed s, d[i] its mean over the seeds, a[s] the mean merit of seed s, and s_a the
+    standard deviation (S - 1) of these, the mean difference D has an interval of D +- the larger of
+
+    - t(0.975; N + 1) sqrt(v / N + s_a^2 / S): what other images, and other seeds of the others, would change; v is the
+      variance of the d[i] and of two imagined images more, one wholly for either side;
+    - t(0.975; S - 1) s_a sqrt(1 + 1 / S): how far the first network would lie off if it were one more draw of them.
+
+    The second is the interval of prediction: a network that is no better than another draw stands outside it once in 20
+    times, however much the draws differ. Few seeds know that spread badly: t is 12.7 for two of them, 2.8 for five. It
+    alone would be of width 0 where seeds happen to be equal; the first keeps the width that the images give, which
+    is the least that a variance of seeds can be (no component is negative). The two imagined images say what a handful
+    of images that agree is worth: if no others differ, 6 on one side are needed, as for McNemar's exact test.
+
+    Args:
+        first: What every image counts for the first network: truth values or finite numbers, shape (images,).
+        others: The same of the others, shape (seeds, images), same images in the same order.
+
+    Returns:
+        The mean difference and its interval; 0 inside means that nothing is known of the sign.
+
+    Raises:
+        InputError: If the two are not of one kind and of the same images, or a number is not finite.
+
+    Example:
+        >>> found = two_way_difference([True] * 9 + [False], [[True] * 8 + [False] * 2] * 2)
+        >>> round(found.mean, 2), tuple(round(end, 2) for end in found.ci95)
+        (0.1, (-0.29, 0.49))
+    """
+    a, b = np.asarray(first), np.asarray(others)
+    if (
+        a.ndim != 1
+        or b.ndim != 2
+        or b.shape[1:] != a.shape
+        or not b.size
+        or (a.dtype == bool) != (b.dtype == bool)
+    ):
+        raise InputError(
+            f"first {a.dtype}{a.shape} and others {b.dtype}{b.shape} must be truth values, or numbers, of the same "
+            "images: (images,) and (seeds, images)"
+        )
+    differences = a.astype(np.float64) - b.astype(np.float64)
+    if not np.isfinite(differences).all():
+        raise InputError("first and others must be finite numbers")
+    by_seed, by_image = differences.mean(axis=1), differences.mean(axis=0)
+    (seeds, images), mean, wins = b.shape, float(by_image.mean()), int((by_seed > 0).sum())
+    if seeds == 1:
+        return TwoWayDifference(mean, None, wins, seeds, images)
+    whole = 1.0 if a.dtype == bool else float(np.abs(differences).max())
+    padded = np.append(by_image, (whole, -whole))
+    of_images = padded.var(ddof=1) * len(padded) / images**2
+    of_seeds = by_seed.var(ddof=1)
+    half = max(
+        _student(images + 1) * math.sqrt(of_images + of_seeds / seeds),
+        _student(seeds - 1) * math.sqrt(of_seeds * (1 + 1 / seeds)),
+    )
+    return TwoWayDifference(mean, (mean - half, mean + half), wins, seeds, images)
+
+
+@cache
+def _student(freedom: int) -> float:
+    return float(stats.t.ppf(0.975, freedom))
+
+
+def change_interval(after: npt.ArrayLike, before: npt.ArrayLike) -> tuple[float, float]:
+    """Interval at 95 % confidence of how much the quality changed, of two networks on the same images.
+
+    Of truth values, with N images, of which c are right after only, b before only, and z = 1.96:
+    (c - b +- z sqrt(b + c + 1 - (c - b)^2 / (N + 2))) / (N + 2), which has a width even where nothing changed.
+    Source: Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions". Of numbers
+    Student's interval of the mean difference.
+
+    Args:
+        after: What every image counts for the second network, shape (images,).
+        before: The same of the first, same images in the same order.
+
+    Returns:
+        Lower and upper end of the mean of `after` less that of `before`.
+
+    Raises:
+        InputError: If the two are not of one kind and of the same images.
+
+    Example:
+        >>> low, high = change_interval([True] * 95 + [False] * 5, [True] * 98 + [False] * 2)
+        >>> round(low, 3), round(high, 3)
+        (-0.067, 0.009)
+    """
+    a, b = np.asarray(after), np.asarray(before)
+    if a.ndim != 1 or a.shape != b.shape or not a.size or (a.dtype == bool) != (b.dtype == bool):
+        raise InputError(
+            f"after {a.dtype}{a.shape} and before {b.dtype}{b.shape} must be truth values, or numbers, of the same "
+            "images"
+        )
+    if a.dtype != bool:
+        return interval_of_mean(a.astype(np.float64) - b)
+    gained, lost, padded = int((a & ~b).sum()), int((b & ~a).sum()), len(a) + 2
+    z = float(stats.norm.ppf(0.975))
+    half = z * math.sqrt(gained + lost + 1 - (gained - lost) ** 2 / padded)
+    return max(-1.0, (gained - lost - half) / padded), min(1.0, (gained - lost + half) / padded)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import tomli_w
 from pydantic import JsonValue
 
@@ -14,7 +15,7 @@ from causal_prune.compensation import REPAIRS
 from causal_prune.explanation import save_picture
 from causal_prune.importance import FilterScores
 from causal_prune.machine import environment
-from causal_prune.measure import Latency, paired_difference, paired_test, speedup
+from causal_prune.measure import Latency, change_interval, paired_test, speedup, two_way_difference
 from causal_prune.observation import FilterMoments
 from causal_prune.pipeline.notes import notes, repairs
 from causal_prune.pipeline.options import Options
@@ -215,6 +216,9 @@ def arm_entry(arm: ArmResult, outcome: Outcome) -> Arm:
         predictions_sha256=end.predictions_sha256,
         merits=numbers_to_text(end.merits) if end.correct is None else hits_to_text(end.merits),
         paired_p=None if arm is outcome.causal else paired_test(causal.merits, end.merits),
+        change_ci95=None
+        if arm is outcome.dense
+        else change_interval(end.merits, outcome.dense.stages.end.merits),
     )
 
 
@@ -230,7 +234,7 @@ def _summary(latency: Latency) -> LatencySummary:
 
 
 def compared(outcome: Outcome, yardstick: Yardstick) -> Comparison | None:
-    """The causal arm against the random arms, paired by the test images and over the seeds.
+    """The causal arm against the random arms, paired by the test images, over images and seeds.
 
     Args:
         outcome: The arms.
@@ -244,7 +248,7 @@ def compared(outcome: Outcome, yardstick: Yardstick) -> Comparison | None:
     if not random:
         return None
     differences = [causal.value - other.value for other in random]
-    difference = paired_difference(differences)
+    difference = two_way_difference(causal.merits, np.stack([other.merits for other in random]))
     middle = min(random, key=lambda other: abs(other.value - median(each.value for each in random)))
     return Comparison(
         arm="causal",
@@ -253,6 +257,7 @@ def compared(outcome: Outcome, yardstick: Yardstick) -> Comparison | None:
         ci95=difference.ci95,
         paired_p=paired_test(causal.merits, middle.merits),
         wins_of=(sum(yardstick.gain(each) > 0 for each in differences), difference.of),
+        ci95_over="images and seeds",
     )
 
 

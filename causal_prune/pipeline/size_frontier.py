@@ -31,6 +31,7 @@ from causal_prune.pipeline.forecast import (
 )
 from causal_prune.pipeline.keywords import keywords_of
 from causal_prune.pipeline.options import MAX_DROP, FrontierOptions
+from causal_prune.pipeline.sanity import check_dense
 from causal_prune.pipeline.steps import recipe_of
 from causal_prune.planning import SETTLED, Goal, check_prunable, plan
 from causal_prune.progress import StepList, listed, status, step
@@ -66,6 +67,7 @@ def frontier(model: nn.Module, data: Data, options: FrontierOptions) -> Frontier
         ``print(cp.frontier(model, data, keep=(0.7, 0.5, 0.35), arms=("causal",)))``
     """
     recipe = recipe_of(model, data, options)
+    doubts = check_dense(recipe)
     rivals = _rivals(options)
     image = seconds_per_image(recipe)
     with (
@@ -78,6 +80,7 @@ def frontier(model: nn.Module, data: Data, options: FrontierOptions) -> Frontier
             )
             check_prunable(graph)
         dense, sizes, notes = _made(recipe, graph, options, rivals)
+        notes = (doubts, *notes) if doubts else notes
         with step(EXPORT):
             whole, told = _timed(recipe, dense, sizes, options)
         with step(WRITE):

@@ -17,7 +17,8 @@ from causal_prune.report.report import (
     renamed,
 )
 from causal_prune.report.strict import Count, Positive, Strict
-from causal_prune.report.wording import standing
+from causal_prune.report.verdict import standing
+from causal_prune.report.wording import plural
 from causal_prune.report.yardstick import ACCURACY, Yardstick
 
 PASSED, FAILED, INCONCLUSIVE = 0, 1, 4
@@ -149,9 +150,9 @@ def gate(report: Report, baseline: Baseline, limits: Limits) -> Verdict:
     baseline + `max_drop` and all signs turn round.
     Speed-up: passes where it is `min_speedup` or more, else fails. Bytes: passes where the ONNX file has
     `max_bytes` or fewer, else fails.
-    Beat random: with the 95 % interval [lo, hi] over the seeds of the mean difference d = causal - random, it
-    passes where lo > 0 and fails where hi < 0; else it is inconclusive. Without an interval (one seed) it
-    fails where d <= 0, else it is inconclusive.
+    Beat random: with the 95 % interval [lo, hi] over images and seeds of the mean difference causal - random, it
+    passes where lo > 0 and fails where hi < 0; else, and without such an interval (one seed, or a report of an
+    earlier version, whose interval is over the seeds alone), it is inconclusive.
     The worst verdict is the verdict: 1 over 4 over 0. Differences below 1e-12 count as none.
 
     Args:
@@ -226,12 +227,17 @@ def _beat_random(report: Report) -> tuple[int, str]:
             "beat_random: the bundle holds no comparison with random; "
             "make it with random arms, or leave the limit out"
         )
-    state, bounds = standing(report), comparison.ci95
-    lost = state == "behind" or (state == "tied" and bounds is None)
-    code = PASSED if state == "ahead" else FAILED if lost else INCONCLUSIVE
-    shown = "no interval from one seed" if bounds is None else f"[{bounds[0]:+.4f}, {bounds[1]:+.4f}]"
+    state, bounds, (_, seeds) = standing(report), comparison.ci95, comparison.wins_of
+    code = {"ahead": PASSED, "behind": FAILED}.get(state, INCONCLUSIVE)
+    if bounds is None:
+        shown = f"(no interval from {plural(seeds, 'seed')})"
+    else:
+        over = plural(seeds, "seed")
+        if comparison.ci95_over != "seeds":
+            over += f" and {plural(report.causal.total, report.yardstick.item)}"
+        shown = f"[{bounds[0]:+.4f}, {bounds[1]:+.4f}] over {over}"
     side = "above" if report.yardstick.better == "higher" else "below"
     return code, (
-        f"causal - random {comparison.mean_difference:+.4f} {shown} over {comparison.wins_of[1]} "
-        f"seeds; limit: the interval {side} 0"
+        f"causal - random {comparison.mean_difference:+.4f} {shown}; "
+        f"limit: an interval over images and seeds {side} 0"
     )

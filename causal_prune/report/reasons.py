@@ -2,7 +2,7 @@
 
 from causal_prune.report.harm import Harm
 from causal_prune.report.map_drift import MapDrift, NetworkDrift
-from causal_prune.report.wording import correlation, percent, plural, probability
+from causal_prune.report.wording import correlation, p_told, percent, plural, probability
 from causal_prune.report.yardstick import ACCURACY, NONE
 
 SHOWN = 10
@@ -24,7 +24,7 @@ def flips_told(harm: Harm, total: int) -> str:
     others = [arm for arm in harm.arms if arm.name == "random"]
     text = (
         f"Of {plural(total, 'test image')} the causal network lost {causal.lost:,} that the dense one had right, and "
-        f"gained {causal.gained:,} that it had wrong ({_p(causal.p)})."
+        f"gained {causal.gained:,} that it had wrong ({p_told(causal.p)})."
     )
     if not others:
         return text
@@ -49,8 +49,8 @@ def worst_told(harm: Harm) -> str:
     sure = "more than chance explains" if worst.p_holm < ALPHA else "which chance may explain"
     return (
         f"The class that paid most is {worst.name}: {worst.lost:,} lost and {worst.gained:,} gained of "
-        f"{plural(worst.total, 'image')} ({ACCURACY.change(worst.change)}; {_p(worst.p)}, "
-        f"with Holm's correction for {plural(len(harm.classes), 'class', 'es')} {_p(worst.p_holm)}), {sure}."
+        f"{plural(worst.total, 'image')} ({ACCURACY.change(worst.change)}; {p_told(worst.p)}, "
+        f"with Holm's correction for {plural(len(harm.classes), 'class', 'es')} {p_told(worst.p_holm)}), {sure}."
     )
 
 
@@ -102,10 +102,6 @@ def class_table(harm: Harm) -> list[tuple[str, ...]]:
         )
         for each in changed
     ]
-
-
-def _p(value: float) -> str:
-    return f"p = {probability(value)}".replace("= <", "<")
 
 
 def drift_told(drift: MapDrift) -> str:

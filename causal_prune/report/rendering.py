@@ -9,6 +9,9 @@ from causal_prune.errors import InputError
 from causal_prune.report import ladder_words, reasons, tables, wording
 from causal_prune.report.figures import Plate, draw_figures
 from causal_prune.report.report import Picture, Report
+from causal_prune.report.size_words import HEADS, search_rows, search_told
+from causal_prune.report.time_spent import time_told
+from causal_prune.report.verdict import headline, standing
 from causal_prune.report.yardstick import NONE
 
 UNITS = ("%", "pp", "ms", "images", "seeds")
@@ -54,7 +57,7 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
     def image(plate: Plate) -> str:
         return base64.b64encode((figures / f"{plate.name}.png").read_bytes()).decode("ascii")
 
-    verdict, evidence = wording.headline(report)
+    answer, choice = headline(report)
     return environment.get_template(template).render(
         report=report,
         plates={plate.name: plate for plate in plates},
@@ -62,14 +65,18 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
         words=wording,
         reasons=reasons,
         steps=ladder_words,
-        verdict=verdict,
-        evidence=evidence,
-        standing=wording.standing(report),
+        answer=answer,
+        choice=choice,
+        standing=standing(report),
         yardstick=report.yardstick,
         NONE=NONE,
         rows=tables.arm_rows(report),
         sides=tables.side_rows(report),
         disagreements=tables.disagreements(report),
+        size_heads=HEADS,
+        sizes=() if report.search is None else search_rows(report.search, report.yardstick),
+        sizes_told="" if report.search is None else search_told(report.search, report.yardstick),
+        time=time_told(report),
         frozen=tables.frozen_rows(report),
         curve=tables.curve_rows(report),
         classes=tables.class_rows(report),

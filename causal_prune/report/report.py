@@ -75,6 +75,8 @@ class Arm(Strict):
     """One network of the comparison, measured on the test split. What was not measured is None.
 
     `merits` holds what every image counts, packed: truth values (`hits_to_text`) or numbers (`numbers_to_text`).
+    `change_ci95` is the 95 % interval of quality less that of the dense network, on the same images; None of the dense
+    one, and in reports of earlier versions.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Arm(Strict):
     predictions_sha256: str | None
     merits: str | None
     paired_p: Share | None
+    change_ci95: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -127,7 +130,11 @@ class Arm(Strict):
 
 
 class Comparison(Strict):
-    """Causal against the random arms: differences of quality (causal - random) over the seeds."""
+    """Causal against the random arms: mean difference of quality (causal - random).
+
+    `ci95` is its interval over what `ci95_over` says; None of one seed. Reports of earlier versions do not say: theirs
+    was over the seeds alone, which knows nothing of the images and gives no verdict.
+    """
 
     arm: str
     versus: str
@@ -135,6 +142,7 @@ class Comparison(Strict):
     ci95: tuple[float, float] | None
     paired_p: Share | None
     wins_of: tuple[Count, Count]
+    ci95_over: Literal["images and seeds", "seeds"] = "seeds"
 
 
 class LayerWidths(Strict):

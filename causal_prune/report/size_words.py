@@ -4,6 +4,8 @@ from causal_prune.report.size_search import SizeSearch
 from causal_prune.report.wording import percent, plural
 from causal_prune.report.yardstick import Yardstick
 
+HEADS = ("MACs kept", "validation quality", "lost", "lost at most", "within")
+
 
 def search_told(search: SizeSearch, yardstick: Yardstick) -> str:
     """Say how the size was found.
@@ -40,7 +42,7 @@ def search_rows(search: SizeSearch, yardstick: Yardstick) -> list[tuple[str, str
         yardstick: Of the report.
 
     Returns:
-        Largest network first: MACs kept, quality, loss, loss at most, whether it was within the limit.
+        Largest network first, a cell for each of `HEADS`.
     """
     written = yardstick.in_columns
     return [

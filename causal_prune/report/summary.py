@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from causal_prune.report.report import Report
 from causal_prune.report.tables import arm_rows
-from causal_prune.report.wording import conditions, headline, outcome
+from causal_prune.report.verdict import headline
+from causal_prune.report.wording import conditions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,9 +19,9 @@ def summary_lines(report: Report) -> list[str]:
         report: The report.
 
     Returns:
-        Whether causal beat random; then what was asked, achieved and what it cost.
+        What became of the network and whether that was asked; then whether the choice was worth more than chance.
     """
-    return [" ".join(headline(report)), outcome(report)]
+    return list(headline(report))
 
 
 def summary_table(report: Report) -> "Table":

@@ -1,11 +1,7 @@
-"""Numbers and sentences of the report: one place for units, directions and what may be claimed."""
+"""Numbers and sentences of the report: one place for units and directions."""
 
-from typing import Literal
-
-from causal_prune.report.report import ROUNDING, Arm, Report
+from causal_prune.report.report import Arm, Report
 from causal_prune.report.yardstick import NONE, Yardstick
-
-Standing = Literal["ahead", "unclear", "tied", "behind", "absent"]
 
 _TARGETS = {
     "keep_macs": ("keep {} of the MACs", "MACs kept {}"),
@@ -89,6 +85,18 @@ def probability(p: float | None) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
+def p_told(value: float) -> str:
+    """Write a p value as it stands in a sentence.
+
+    Args:
+        value: 0..1.
+
+    Returns:
+        For example "p = 0.031", "p < 0.0001".
+    """
+    return f"p = {probability(value)}".replace("= <", "<")
+
+
 def pace(speedup: float | None) -> str:
     """Say how fast a network is compared with the dense one.
 
@@ -117,100 +125,6 @@ def plural(number: int, noun: str, ending: str = "s") -> str:
         For example "1 seed", "1,024 images".
     """
     return f"{number:,} {noun}{'' if number == 1 else ending}"
-
-
-def standing(report: Report) -> Standing:
-    """Say what the comparison with random allows one to claim.
-
-    Args:
-        report: The report; its comparison holds the differences causal - random over the seeds.
-
-    Returns:
-        "ahead": causal is better over the whole interval. "behind": worse over all of it. "tied": no better on average.
-        "unclear": better on average, but the interval includes 0 or one seed gives none. "absent": no random arm.
-    """
-    if report.comparison is None:
-        return "absent"
-    gain, bounds = report.yardstick.gain, report.comparison.ci95
-    ends = () if bounds is None else sorted(map(gain, bounds))
-    if ends and ends[0] > ROUNDING:
-        return "ahead"
-    if ends and ends[-1] < -ROUNDING:
-        return "behind"
-    return "unclear" if gain(report.comparison.mean_difference) > ROUNDING else "tied"
-
-
-def headline(report: Report) -> tuple[str, str]:
-    """Say in the first paragraph whether causal beat random, and how magnitude did.
-
-    Args:
-        report: The report.
-
-    Returns:
-        The verdict, and the numbers that it rests on.
-    """
-    comparison, state, yardstick = report.comparison, standing(report), report.yardstick
-    if comparison is None:
-        return (
-            "Causal was not compared with random.",
-            "No random arm was run, so nothing here shows that the choice of units mattered.",
-        )
-    verdict = {
-        "ahead": "Causal beat random.",
-        "behind": "Random did better than causal.",
-        "tied": "Random did as well as causal, or better.",
-        "unclear": "Random did as well as causal, as far as this run can tell."
-        if comparison.ci95
-        else "One random arm cannot tell whether causal beats random.",
-        "absent": "",
-    }[state]
-    wins, seeds = comparison.wins_of
-    mean = f"{yardstick.change(comparison.mean_difference)} of test {yardstick.name}"
-    if comparison.ci95 is None:
-        body = f"Causal minus random: {mean}, from {plural(seeds, 'seed')} of random; that gives no interval."
-    else:
-        low, high = comparison.ci95
-        side = "includes 0" if low <= ROUNDING and high >= -ROUNDING else _side(low)
-        bounds = f"{yardstick.signed(low)} to {yardstick.change(high)}"
-        body = (
-            f"Causal minus random: {mean} on average over {plural(seeds, 'seed')} of random; the 95 % "
-            f"interval over the seeds, {bounds}, {side}."
-        )
-    if yardstick.better == "lower":
-        body += " Lower is better."
-    body += f" Causal was ahead of {wins} of {seeds}. {_same_images(report, state)}"
-    return verdict, " ".join(filter(None, (body.rstrip(), _magnitude(report))))
-
-
-def _side(bound: float) -> str:
-    return "lies above 0" if bound > 0 else "lies below 0"
-
-
-def _magnitude(report: Report) -> str:
-    arm, yardstick = next((arm for arm in report.arms if arm.name == "magnitude"), None), report.yardstick
-    if arm is None or arm.paired_p is None:
-        return ""
-    difference = report.causal.quality - arm.quality
-    if arm.paired_p >= 0.05:
-        how = "did as well as causal, as far as this run can tell"
-    else:
-        how = "did worse than causal" if yardstick.gain(difference) > 0 else "did better than causal"
-    p = f"{yardstick.test} p = {probability(arm.paired_p)}".replace("= <", "<")
-    return f"Magnitude {how}: causal minus magnitude {yardstick.change(difference)}, {p}."
-
-
-def _same_images(report: Report, state: Standing) -> str:
-    assert report.comparison is not None
-    p, yardstick = report.comparison.paired_p, report.yardstick
-    if p is None:
-        return ""
-    text = (
-        f"On the same {yardstick.item}s, against the random arm of median {yardstick.name}, "
-        f"{yardstick.test} p = {probability(p)}"
-    ).replace("= <", "<")
-    if state == "ahead" and p >= 0.05:
-        return f"{text}: the seeds agree, but this many test {yardstick.item}s alone would not settle it."
-    return f"{text}."
 
 
 def asked(report: Report) -> str:
@@ -248,26 +162,6 @@ def achieved(report: Report) -> str:
     if report.target.kind == "remove_filters":
         return text.replace("removed", "zeroed")
     return f"{text} once the zeroed filters are removed"
-
-
-def outcome(report: Report) -> str:
-    """Say what was asked, what was achieved and what it cost, as one paragraph.
-
-    Args:
-        report: The report.
-
-    Returns:
-        Three sentences; the last one on size and speed.
-    """
-    dense, causal, yardstick = report.dense, report.causal, report.yardstick
-    change = yardstick.change(causal.quality - dense.quality)
-    goal = f"Asked: {asked(report)}; achieved: {achieved(report)}."
-    cost = (
-        f"Test {yardstick.name}: {yardstick.text(dense.quality)} dense, {yardstick.text(causal.quality)} causal "
-        f"({change}; 95 % interval of causal {yardstick.interval(causal.ci95)}, "
-        f"{counted(causal, yardstick)})."
-    )
-    return f"{goal} {cost} {size_and_speed(report, causal)}"
 
 
 def counted(arm: Arm, yardstick: Yardstick) -> str:

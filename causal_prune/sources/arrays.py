@@ -34,6 +34,7 @@ DEPTHS: dict[str, float] = {"uint8": WHITE, "uint16": DEEP_WHITE}
 MIRRORED = ("CIFAR10", "CIFAR100")
 """Of these, mirror images and zoomed crops show what the images show."""
 TORCHVISION = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST")
+DIGITS_NOISE = 0.3
 DIGITS_TEST_SHARE = 0.2
 DIGITS_VALIDATION_SHARE = 0.15
 
@@ -50,13 +51,37 @@ def read_digits(*, form_of: FormOf) -> Splits:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = _channels_first(digits.images.astype(np.uint8))
+    return _split_digits(digits, digits.images.astype(np.uint8), form_of, "8x8 grey")
+
+
+def read_noisy_digits(*, form_of: FormOf) -> Splits:
+    """Read the same digits under normal noise, which makes them hard for a small network.
+
+    Pixels of 0 to 1 have noise of a standard deviation of `DIGITS_NOISE`, the same in every run, and are then cut to
+    0 to 1 and stored as 0 to 255.
+
+    Args:
+        form_of: Gives the format of the inputs for the shape of an image.
+
+    Returns:
+        The split of `read_digits`.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    noise = np.random.default_rng(0).normal(0, DIGITS_NOISE, digits.images.shape)
+    noisy = np.rint(255 * np.clip(digits.images / 16.0 + noise, 0, 1)).astype(np.uint8)
+    return _split_digits(digits, noisy, form_of, f"8x8 grey, with noise of {DIGITS_NOISE}")
+
+
+def _split_digits(digits: Any, pixels: npt.NDArray[np.uint8], form_of: FormOf, told: str) -> Splits:
+    images = _channels_first(pixels)
     labels: Labels = digits.target.astype(np.int64)
     classes = tuple(str(name) for name in digits.target_names)
     whole = labelled_set(ImageArrays(images, labels, form_of((1, 8, 8))), labels)
     rest, test = split_off(whole, round(DIGITS_TEST_SHARE * len(labels)))
     train, validation = split_off(rest, round(DIGITS_VALIDATION_SHARE * len(labels)))
-    name = "digits of scikit-learn (8x8 grey; stratified train/validation/test split of 65/15/20 %)"
+    name = f"digits of scikit-learn ({told}; stratified train/validation/test split of 65/15/20 %)"
     return Splits(train, validation, test, classes, name)
 
 

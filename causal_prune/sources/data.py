@@ -6,16 +6,16 @@ from pathlib import Path
 
 from causal_prune.data import Data
 from causal_prune.errors import InputError
-from causal_prune.sources.arrays import read_digits, read_npz, read_torchvision
+from causal_prune.sources.arrays import read_digits, read_noisy_digits, read_npz, read_torchvision
 from causal_prune.sources.data_factory import read_factory
 from causal_prune.sources.factories import anchored
 from causal_prune.sources.image_folder import read_image_folder
 from causal_prune.sources.images import input_format
 from causal_prune.sources.splits import with_calibration
 
-SHOWN_AS_READ = ("digits", "imagefolder", "npz", "torchvision")
+SHOWN_AS_READ = ("digits", "noisy-digits", "imagefolder", "npz", "torchvision")
 """Kinds of data whose pixels are scaled and normalised here, so that this can be undone; factories do it themselves."""
-FORMS = "digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or path/file.py:factory"
+FORMS = "digits, noisy-digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or path/file.py:factory"
 
 
 def load_data(
@@ -34,7 +34,8 @@ def load_data(
     factory that returns a `Data` has chosen its calibration images itself.
 
     Args:
-        spec: `digits`, `imagefolder:DIR`, `npz:FILE`, `torchvision:NAME:ROOT` or `path/file.py:factory`.
+        spec: `digits`, `noisy-digits`, `imagefolder:DIR`, `npz:FILE`, `torchvision:NAME:ROOT` or
+            `path/file.py:factory`.
         mean: Subtracted per channel from inputs in [0, 1].
         std: Divided by per channel; > 0.
         input_shape: Channels, height and width to which images are converted.
@@ -60,6 +61,8 @@ def load_data(
         raise InputError(f"data: '{spec}' names no place; write {FORMS}")
     if spec == "digits":
         splits = read_digits(form_of=partial(form_of, white=16.0))
+    elif spec == "noisy-digits":
+        splits = read_noisy_digits(form_of=form_of)
     elif kind == "imagefolder":
         splits = read_image_folder(
             anchored(place, within), name=spec, form_of=form_of, converted=input_shape is not None

@@ -80,6 +80,12 @@ def input_format(
             raise InputError(f"{name}: {len(values)} values for {channels}-channel images; give {channels}")
         if values is not None and not all(math.isfinite(value) for value in values):
             raise InputError(f"{name}: {comma(values)} is not finite")
+    if mean is not None and max(mean) > 1:
+        scaled = comma(tuple(round(value / 255, 3) for value in mean))
+        raise InputError(
+            f"mean: {comma(mean)} is above 1, and images are scaled to [0, 1] before it is subtracted; divided by 255 "
+            f"it is {scaled} (the same goes for `std`)"
+        )
     if std is not None and min(std) <= 0:
         raise InputError(f"std: {comma(std)} is not above 0")
     return InputFormat(shape, mean or (0.0,) * channels, std or (1.0,) * channels, white)

@@ -45,7 +45,8 @@ class Source(OptionValues):
         Text,
         Must("the name of data, such as imagefolder:DIR"),
         Field(
-            description="digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or path/file.py:factory."
+            description="digits, noisy-digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or "
+            "path/file.py:factory."
         ),
     ] = "digits"
     mean: Annotated[

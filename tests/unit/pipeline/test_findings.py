@@ -1,7 +1,7 @@
 """What the report says of the arms."""
 
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.measure.quality import Measured
+from causal_prune.measure.statistics import two_way_difference
 from causal_prune.observation import observe
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.pipeline.findings import arm_entry, compared, layer_entries
@@ -55,8 +56,9 @@ def test_the_comparison_is_recomputed_from_the_hits() -> None:
     found = compared(results(*RANDOMS), ACCURACY)
     differences = [(sum(CAUSAL) - sum(hits)) / 10 for hits in RANDOMS]
     assert found.mean_difference == pytest.approx(mean(differences))
-    half = stats.t.ppf(0.975, 2) * stdev(differences) / 3**0.5
-    assert found.ci95 == pytest.approx((mean(differences) - half, mean(differences) + half))
+    hits = [[bool(hit) for hit in each] for each in (CAUSAL, *RANDOMS)]
+    assert found.ci95 == pytest.approx(two_way_difference(hits[0], hits[1:]).ci95)
+    assert found.ci95_over == "images and seeds"
     assert found.wins_of == (2, 3)
     assert (found.arm, found.versus) == ("causal", "random")
     assert found.paired_p == pytest.approx(literal_mcnemar(CAUSAL, RANDOMS[0])), (

@@ -120,6 +120,7 @@ def _content(depth: int) -> dict[str, Any]:
             "ci95": [0.01478, 0.03744],
             "mcnemar_p": 0.11,
             "wins_of": [5, 5],
+            "ci95_over": "images and seeds",
         },
         "layers": layers,
         "agreement": {

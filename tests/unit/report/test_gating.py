@@ -93,8 +93,8 @@ def test_bytes(fake: Fake, limit: int, code: int) -> None:
         (-0.01, [-0.03, 0.01], 4),
         (-0.02, [-0.03, -0.01], 1),
         (0.02, None, 4),
-        (0.0, None, 1),
-        (-0.02, None, 1),
+        (0.0, None, 4),
+        (-0.02, None, 4),
         (0.0, [0.0, 0.0], 4),
     ],
 )
@@ -105,11 +105,29 @@ def test_beat_random(fake: Fake, mean: float, bounds: list[float] | None, code: 
         "mean_difference": mean,
         "ci95": bounds,
         "paired_p": 0.5,
-        "wins_of": [3, 5],
+        "wins_of": [1, 1] if bounds is None else [3, 5],
+        "ci95_over": "images and seeds",
     }
     verdict = gate(fake(comparison=comparison), baseline_of(fake()), Limits(beat_random=True))
     assert verdict.exit_code == code
-    assert verdict.lines[1].startswith(f"causal - random {mean:+.4f}") and "over 5 seeds" in verdict.lines[1]
+    over = (
+        "(no interval from 1 seed)"
+        if bounds is None
+        else f"[{bounds[0]:+.4f}, {bounds[1]:+.4f}] over 5 seeds and"
+    )
+    assert verdict.lines[1].startswith(f"causal - random {mean:+.4f} {over}")
+    told = {0: "passed", 1: "FAILED", 4: "INCONCLUSIVE"}[code]
+    assert verdict.lines[1].endswith(f"; limit: an interval over images and seeds above 0: {told}")
+    assert bounds is None or "over 5 seeds and 360 images; limit" in verdict.lines[1]
+
+
+@pytest.mark.parametrize("bounds", [[0.01, 0.03], [-0.01, -0.01]])
+def test_an_interval_over_seeds_alone_decides_nothing(fake: Fake, bounds: list[float]) -> None:
+    comparison = fake().comparison
+    assert comparison is not None
+    earlier = comparison.model_copy(update={"ci95": tuple(bounds), "ci95_over": "seeds"})
+    verdict = gate(fake(comparison=earlier), baseline_of(fake()), Limits(beat_random=True))
+    assert verdict.exit_code == 4 and "] over 5 seeds; limit: an interval over images" in verdict.lines[1]
 
 
 def test_the_worst_verdict_wins(fake: Fake) -> None:

@@ -107,7 +107,7 @@ def test_missing_pieces_are_left_out_with_a_word(fake: Fake, tmp_path: Path) -> 
     for text in _rendered(report, tmp_path):
         for word in (
             "no curve of accuracy was measured",
-            "Causal was not compared with random",
+            "causal was not compared with random",
             "the report holds no importances",
             "the report lists no layers",
             "Agreement with ablation was not measured",

@@ -71,14 +71,14 @@ def test_another_quality_names_itself_in_the_heading(fake: Fake, errors: Yardsti
     assert "accuracy" not in printed(report)
 
 
-def test_the_lines_for_the_terminal_begin_with_the_verdict(fake: Fake) -> None:
-    verdict, outcome = summary_lines(fake())
-    assert verdict.startswith("Causal beat random.") and "\n" not in verdict
-    assert outcome.startswith("Asked: keep 50.0 % of the MACs")
+def test_the_lines_for_the_terminal_begin_with_the_answer(fake: Fake) -> None:
+    answer, choice = summary_lines(fake())
+    assert answer.startswith("The network keeps 49.8 % of the MACs") and "\n" not in answer
+    assert choice.startswith("The choice of units was worth more than chance: causal beat random. ")
 
 
 def test_without_random_arms_the_verdict_says_that_nothing_was_compared(fake: Fake) -> None:
     arms = [arm for arm in fake().arms if arm.name != "random"]
-    assert summary_lines(fake(arms=arms, comparison=None))[0].startswith(
-        "Causal was not compared with random"
+    assert summary_lines(fake(arms=arms, comparison=None))[1].startswith(
+        "Whether the choice of units was worth more than chance is not known: causal was not compared with random."
     )
