@@ -57,7 +57,8 @@ def with_torch_pruning(model: nn.Module, inputs: Inputs, labels: FilterGraph) ->
             continue
         members = tuple(_members(found, graph, names, labels.layers))
         makers = [member.layer for member in members if member.role == "producer"]
-        taken.update(makers)
+        # a depthwise convolution passes on what others make: asked as a root it would give their group once more
+        taken.update(member.layer for member in members if member.axis == "out")
         kept = _kept(makers, labels)
         groups.append(Group(name, layer.filters, members, kept, not rough.isdisjoint(makers)))
     groups.sort(key=lambda group: group.frozen is not None)

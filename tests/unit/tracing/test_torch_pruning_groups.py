@@ -140,3 +140,32 @@ def test_a_resnet_with_padded_shortcuts_has_one_plan_and_one_network_in_both(dep
     assert plans[0].kept_units == plans[1].kept_units and plans[0].layers == plans[1].layers
     one, other = (cp.remove(network, plan).state_dict() for plan in plans)
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_no_channel_belongs_to_two_groups_where_a_depthwise_convolution_passes_it_on() -> None:
+    network = drawn(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(),
+            nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3),
+        )
+    ).eval()  # fmt: skip
+    example = torch.rand(2, 3, 4, 4)
+    ours, theirs = both(network, example)
+    for graph in (ours, theirs):
+        places = [
+            (member.layer, member.axis, position)
+            for group in graph.groups
+            for member in group.members
+            for position in member.positions
+        ]
+        assert len(places) == len(set(places))
+    assert {g.name: {*g.members} for g in ours.prunable} == {g.name: {*g.members} for g in theirs.prunable}
+    assert ours.frozen == theirs.frozen
+
+
+@pytest.mark.slow
+def test_mobilenet_has_the_same_groups_in_both() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    network = torchvision.models.mobilenet_v2(num_classes=10).eval()
+    ours, theirs = both(network, torch.rand(2, 3, 64, 64))
+    assert {g.name: {*g.members} for g in ours.prunable} == {g.name: {*g.members} for g in theirs.prunable}
