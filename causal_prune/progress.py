@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+HELD_SECONDS = 10.0
+"""What a log shows begins after so long, or with the end of the work."""
 T = TypeVar("T")
 Shown = Literal["off", "plain", "live"]
 Part = Literal["result", "evidence"]
@@ -23,11 +25,12 @@ _STEPS: ContextVar["StepList | None"] = ContextVar("causal_prune_progress_steps"
 
 @contextmanager
 def shown(visible: bool = True, *, live: bool = True) -> Iterator[None]:
-    """Show (or hide) progress on stderr for everything that runs inside the block.
+    """Show (or hide) progress for everything that runs inside the block.
 
     Args:
         visible: Whether anything is shown.
-        live: Whether bars are drawn, as in a terminal; else every step is one plain line, as for a log.
+        live: Whether a list and bars are drawn on stderr, as in a terminal; else every step is one plain line on
+            stdout, as for a log or a pipe.
 
     Yields:
         Nothing; the former setting returns at the end of the block.
@@ -97,10 +100,12 @@ class StepList:
     Attributes:
         steps: They.
         start: When the list began, on a clock that never goes back.
+        held: Lines that are not printed yet.
     """
 
     steps: list[Step] = field(default_factory=list)
     start: float = field(default_factory=monotonic)
+    held: list[str] = field(default_factory=list)
 
     def named(self, name: str) -> Step:
         """A step; one that was not foreseen comes last.
@@ -173,6 +178,7 @@ def listed(steps: Sequence[Step]) -> Iterator[StepList]:
         else:
             _tell(_foreseen(made))
             yield made
+            _let_go(made)
     finally:
         _STEPS.reset(token)
 
@@ -242,7 +248,8 @@ def duration(seconds: float) -> str:
 def _foreseen(steps: StepList) -> str:
     known = [each.name for each in steps.steps]
     about = f", about {duration(steps.expected())}" if steps.expected() else ""
-    return f"{len(known)} steps{about}: {', '.join(known)}"
+    count = "1 step" if len(known) == 1 else f"{len(known)} steps"
+    return f"{count}{about}: {', '.join(known)}"
 
 
 def _line(each: Step) -> str:
@@ -253,12 +260,25 @@ def _line(each: Step) -> str:
 
 
 def _tell(text: str) -> None:
-    """Say something in a log, and on stderr where every step is one plain line."""
+    """Say something in a log, and on stdout where every step is one plain line: stderr is for what is wrong.
+
+    What fails at once prints its error and nothing else, so the first seconds are held back.
+    """
     log(text)
-    if _SHOWN.get() != "plain":
+    steps = _STEPS.get()
+    if _SHOWN.get() != "plain" or steps is None:
         return
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    steps.held.append(text)
+    if monotonic() - steps.start >= HELD_SECONDS:
+        _let_go(steps)
+
+
+def _let_go(steps: StepList) -> None:
+    """Print what was held back."""
+    if _SHOWN.get() == "plain" and steps.held:
+        sys.stdout.write("".join(f"{line}\n" for line in steps.held))
+        sys.stdout.flush()
+    steps.held.clear()
 
 
 @contextmanager

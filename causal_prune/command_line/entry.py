@@ -164,7 +164,8 @@ def _as_quiet(quiet: bool) -> Iterator[None]:
 
 def _run(arguments: list[str], common: _Common, start: str, debug: bool) -> int:
     """Run one command, and tell whatever ends it in one line."""
-    steps = shown(not common.quiet, live=sys.stderr.isatty())
+    live = sys.stderr.isatty()
+    steps = shown(not common.quiet and (live or "--json" not in arguments), live=live)
     try:
         with _plain_warnings(arguments, start), _no_interrupt_lost(), _as_quiet(common.quiet), steps:
             given = _with_values([*repeated(arguments)])

@@ -99,8 +99,8 @@ def test_a_log_has_one_plain_line_for_every_step(capsys: pytest.CaptureFixture[s
             pass
         passed_over("maps", "no time")
     out, err = capsys.readouterr()
-    lines = err.splitlines()
-    assert out == "" and "\x1b" not in err and "\r" not in err
+    lines = out.splitlines()
+    assert err == "" and "\x1b" not in out and "\r" not in out
     assert lines[0] == "3 steps, about 1 min 01 s: load, cut, maps"
     assert lines[1] == "load: 0.0 s" and lines[2] == "about 1 min 30 s from here"
     assert lines[3:] == ["cut: 0.0 s", "maps: no time"]
@@ -135,3 +135,18 @@ def test_a_step_that_fails_has_its_time_and_lets_the_error_through() -> None:
 )
 def test_time_is_told_as_one_would_say_it(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+def test_what_fails_at_once_prints_no_step_and_what_fails_later_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> str:
+        with pytest.raises(ValueError, match="stop"), shown(live=False), listed([Step("load")]):
+            with step("load"):
+                pass
+            raise ValueError("stop")
+        return capsys.readouterr().out
+
+    assert failing() == ""
+    monkeypatch.setattr("causal_prune.progress.HELD_SECONDS", 0.0)
+    assert failing() == "1 step: load\nload: 0.0 s\n"
