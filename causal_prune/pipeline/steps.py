@@ -22,6 +22,7 @@ from causal_prune.network.running import copied
 from causal_prune.observation import FilterMoments, observe
 from causal_prune.onnx_files import OnnxForm, check_form
 from causal_prune.pipeline.options import Options
+from causal_prune.pipeline.sanity import doubts
 from causal_prune.planning import plan, plan_latency
 from causal_prune.progress import status
 from causal_prune.report import staged
@@ -39,6 +40,7 @@ class Chosen:
         scores: How much every unit matters.
         plan: The units that stay, and the cuts that follow.
         rescore: The same scores from other moments.
+        doubts: What was warned of the network before all that.
     """
 
     graph: FilterGraph
@@ -46,6 +48,7 @@ class Chosen:
     scores: FilterScores
     plan: PruningPlan
     rescore: Callable[[FilterMoments], FilterScores]
+    doubts: tuple[str, ...] = ()
 
 
 def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
@@ -81,7 +84,7 @@ def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
 
 
 def choose(recipe: Recipe, options: Options) -> Chosen:
-    """Trace, observe, score and plan: all that is done before anything is cut, and all of a dry run.
+    """Look at the network, trace, observe, score and plan: all that is done before a cut, and all of a dry run.
 
     Args:
         recipe: The network and its images.
@@ -95,6 +98,7 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
         TargetError: If the target is out of reach, or nothing can be pruned.
     """
     dense, data = recipe.dense, recipe.data
+    doubted = doubts(recipe)
     with status("trace"):
         graph = trace(dense, recipe.example, freeze=options.freeze, dependencies=options.dependencies)
     moments = observe(dense, graph, loader(data.calibration), max_memory=options.max_memory)
@@ -109,7 +113,7 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
         task=data.task,
     )
     scores = rescore(moments)
-    return Chosen(graph, moments, scores, _planned(recipe, graph, scores, options), rescore)
+    return Chosen(graph, moments, scores, _planned(recipe, graph, scores, options), rescore, doubted)
 
 
 def _planned(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:

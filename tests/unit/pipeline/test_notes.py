@@ -46,6 +46,10 @@ def test_where_calibration_images_come_from_is_always_said(data: Data) -> None:
     assert said(replace(data, calibration_source="7 of 9"), chosen(group("a"))) == ["calibration: 7 of 9"]
 
 
+def test_doubts_of_the_network_come_first(data: Data) -> None:
+    assert said(data, replace(chosen(), doubts=("it knows nothing",))) == ["it knows nothing", CALIBRATION]
+
+
 @pytest.mark.parametrize("block", [2, 16])
 def test_aligned_widths_are_said(data: Data, block: int) -> None:
     sentence = f"widths are multiples of up to {block}, the block of ONNX Runtime's convolutions here"
