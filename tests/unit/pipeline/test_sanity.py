@@ -20,7 +20,10 @@ from causal_prune.onnx_files.options import OnnxForm
 from causal_prune.pipeline.sanity import doubts
 from tests.unit.counted_images import Counted
 
-CHECK = "check the normalisation (mean, std), the order of the classes, and whether the weights are those of this network"
+CHECK = (
+    "check the normalisation (mean, std), the order of the classes, and whether the weights are those of "
+    "this network"
+)
 
 
 class Told(nn.Module):
