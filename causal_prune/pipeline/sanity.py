@@ -10,6 +10,8 @@ from causal_prune.errors import warn
 from causal_prune.measure import Measured, change_interval, evaluate
 
 ALPHA = 0.05
+FEWEST = 20
+"""Fewer images do not tell a network that knows them from chance, and are not looked at."""
 NEAR, HALF = 2, 0.5
 """A share of right images below so many times chance, and below one half, is near chance."""
 
@@ -22,8 +24,8 @@ def doubts(recipe: Recipe) -> tuple[str, ...]:
     (binomial(n, q), one-sided, p > 0.05), or near it: a < 2 q and a < 1/2. A network that was trained and is fed as it
     was trained is far above both; a wrong normalisation, a wrong order of classes or wrong weights leave it there. For
     numbers the guess always names the mean label, and the network is doubted unless the 95 % interval of its gain, on
-    the same images, lies above 0. A network may be meant to know nothing: this is a warning. Other tasks are not
-    looked at.
+    the same images, lies above 0. A network may be meant to know nothing: this is a warning. Other tasks, and fewer
+    than 20 images, are not looked at.
 
     Args:
         recipe: The network and its images.
@@ -38,7 +40,7 @@ def doubts(recipe: Recipe) -> tuple[str, ...]:
         One forward pass over these images.
     """
     task, data = recipe.data.task, recipe.data
-    if not data.split["validation"]:
+    if data.split["validation"] < FEWEST:
         return ()
     images = held_out(data.validation)
     found = evaluate(
@@ -71,9 +73,7 @@ def _of_classes(recipe: Recipe, found: Measured) -> str | None:
 def _of_numbers(recipe: Recipe, found: Measured) -> str | None:
     """The same of a network that returns numbers."""
     task, yardstick = recipe.data.task, recipe.data.task.yardstick
-    plain = (
-        found.labels.dtype.kind == "f" and found.predictions.shape == found.labels.shape and found.total > 1
-    )
+    plain = found.labels.dtype.kind == "f" and found.predictions.shape == found.labels.shape
     if not plain or yardstick.kind != "number":
         return None
     labels = torch.from_numpy(found.labels)

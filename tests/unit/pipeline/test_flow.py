@@ -25,11 +25,8 @@ from causal_prune.report.report import Report, text_to_hits
 from causal_prune.surgery.pruning_plan import PruningPlan
 from causal_prune.surgery.rebuilding import load
 
-# a dozen calibration images are quick, and fewer than the weights that they refit; the network was never trained
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:compensate:UserWarning"),
-    pytest.mark.filterwarnings("ignore:the dense network is right on:UserWarning"),
-]
+# a dozen calibration images are quick, and fewer than the weights that they refit
+pytestmark = pytest.mark.filterwarnings("ignore:compensate:UserWarning")
 
 
 class Counted(Dataset[tuple[Tensor, int]]):
@@ -137,8 +134,7 @@ def test_training_reads_training_images_and_the_curve_validation_images(run: Run
     assert run.data.train.fetched == Counter(dict.fromkeys(range(24), pruned)), "one epoch per arm"
     networks = 5 * 3  # shares x (causal and two random arms)
     ablation = 3  # on the half that it is in: for its batch size, the means and the interventions
-    sanity = 1  # of the dense network, at once
-    assert run.data.validation.fetched == Counter(dict.fromkeys(range(10), sanity + networks + ablation))
+    assert run.data.validation.fetched == Counter(dict.fromkeys(range(10), networks + ablation))
 
 
 def test_the_report_says_how_far_the_importances_agree_with_ablation(run: Run) -> None:

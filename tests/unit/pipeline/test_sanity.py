@@ -130,8 +130,10 @@ def test_at_most_a_thousand_images_are_read_and_they_are_spread() -> None:
     assert text is not None and "is right on 10.0 % of 1,000 validation images" in text
 
 
-def test_without_validation_images_nothing_is_looked_at() -> None:
-    assert told(recipe(torch.zeros(0, dtype=torch.long), torch.zeros(0))) is None
+@pytest.mark.parametrize("images", [0, 1, 3, 19, 20])
+def test_a_handful_of_images_tells_nothing(images: int) -> None:
+    labels, answers = hitting(0, images)
+    assert (told(recipe(labels, answers)) is not None) is (images == 20)
 
 
 def test_numbers_are_judged_against_their_mean() -> None:

@@ -86,10 +86,8 @@ def test_a_choice_rests_on_calibration_images_and_the_named_method(net: nn.Modul
     assert chosen.scores.method == "magnitude" and chosen.moments.images == 20
     again = chosen.rescore(chosen.moments)
     assert all(torch.equal(values, chosen.scores.groups[name]) for name, values in again.groups.items())
-    for part in (data.train, data.test):
+    for part in (data.train, data.validation, data.test):
         assert isinstance(part, Counted) and not part.fetched
-    assert isinstance(data.validation, Counted)
-    assert data.validation.fetched == dict.fromkeys(range(10), 1), "the network is looked at, and no more"
 
 
 @pytest.mark.filterwarnings("default")
@@ -97,12 +95,15 @@ def test_a_network_that_knows_nothing_is_doubted_before_anything_else(
     net: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nn.init.zeros_(net.get_parameter("6.weight"))
+    data = replace(data, validation=Counted(60, 1))
     options = Options(align=1, importance="magnitude")
     with pytest.warns(
-        CausalPruneWarning, match="^the dense network is right on .* of 10 validation images"
+        CausalPruneWarning, match="^the dense network is right on .* of 60 validation images"
     ) as found:
         chosen = choose(recipe_of(net, data, options), options)
     assert chosen.doubts == (str(found[0].message),)
+    assert isinstance(data.validation, Counted)
+    assert data.validation.fetched == dict.fromkeys(range(60), 1), "the network is looked at, and no more"
 
     def none(*_: object, **__: object) -> None:
         raise ZeroDivisionError("traced")
