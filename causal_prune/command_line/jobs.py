@@ -17,7 +17,6 @@ from causal_prune.pipeline import (
     Compressed,
     FrontierOptions,
     Options,
-    check_dense,
     choose,
     compress,
     frontier,
@@ -79,7 +78,6 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
     """
     options = _options(settings, "")
     recipe = recipe_of(*dense_and_data(settings, Path.cwd()), options)
-    check_dense(recipe)
     chosen = choose(recipe, options)
     return chosen.plan.target, layer_entries(chosen.graph, chosen.plan, chosen.moments)
 

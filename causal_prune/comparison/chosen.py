@@ -21,6 +21,7 @@ class Chosen:
         scores: How much every unit matters.
         plan: The units that stay, and the cuts that follow.
         rescore: The same scores from other moments.
+        doubts: What was warned of the network before all that.
         made: The network of the plan, where a search for the plan has made it already.
         search: What that search tried.
     """
@@ -30,5 +31,6 @@ class Chosen:
     scores: FilterScores
     plan: PruningPlan
     rescore: Callable[[FilterMoments], FilterScores]
+    doubts: tuple[str, ...] = ()
     made: Made | None = None
     search: SizeSearch | None = None

@@ -5,7 +5,6 @@ from .forecast import steps_of as steps_of
 from .options import FrontierOptions as FrontierOptions
 from .options import Options as Options
 from .options import Sizes as Sizes
-from .sanity import check_dense as check_dense
 from .size_frontier import frontier as frontier
 from .steps import choose as choose
 from .steps import recipe_of as recipe_of

@@ -41,7 +41,6 @@ from causal_prune.pipeline.forecast import (
 )
 from causal_prune.pipeline.keywords import keywords_of
 from causal_prune.pipeline.options import Options
-from causal_prune.pipeline.sanity import check_dense
 from causal_prune.pipeline.steps import choose, prove, recipe_of, workplace
 from causal_prune.progress import StepList, listed, step
 from causal_prune.report import Report
@@ -97,10 +96,9 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
     """
     recipe = recipe_of(model, data, options)
     check_explained(recipe, options.explain)
-    doubts = check_dense(recipe)
     image = seconds_per_image(recipe)
     with listed(forecast(recipe, options, image)) as steps:
-        made = _result(recipe, options, steps, doubts)
+        made = _result(recipe, options, steps)
         if options.evidence != "none":
             with _kept_whatever_comes(options.out):
                 made = _with_evidence(recipe, options, made, Pace(image, _arm_seconds(steps, made)), steps)
@@ -117,7 +115,7 @@ class _Made:
     report: Report
 
 
-def _result(recipe: Recipe, options: Options, steps: StepList, doubts: str | None) -> _Made:
+def _result(recipe: Recipe, options: Options, steps: StepList) -> _Made:
     """The network and its bundle, before anything is compared with it."""
     with workplace(options) as folder:
         chosen = choose(recipe, options)  # trace, observe, score, plan
@@ -128,8 +126,7 @@ def _result(recipe: Recipe, options: Options, steps: StepList, doubts: str | Non
         with step(EXPORT):
             outcome = export_arms(outcome, recipe, folder, options.threads, command=options.command)
         with step(WRITE):
-            told = (doubts,) if doubts else ()
-            judged = Judged(harm=harm_of(outcome, recipe.data.classes), remarks=told)
+            judged = Judged(harm=harm_of(outcome, recipe.data.classes))
             report = assemble(recipe, options, chosen, outcome, judged, steps)
             write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force)
     return _Made(chosen, outcome, judged, report)
@@ -150,8 +147,7 @@ def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, st
         with step(FIGURES):
             harm = harm_of(outcome, recipe.data.classes)
             sheets = sheets_of(recipe, outcome, harm)
-            remarks = (*made.judged.remarks, *found.remarks)
-            judged = Judged(found.curve, found.agreement, harm, drifts, sheets, remarks, found.ladder)
+            judged = Judged(found.curve, found.agreement, harm, drifts, sheets, found.remarks, found.ladder)
             report = assemble(recipe, options, made.chosen, outcome, judged, steps)
             write_bundle(folder, outcome, made.chosen.plan, report, judged, options.in_force)
     return _Made(made.chosen, outcome, judged, report)

@@ -21,6 +21,7 @@ def notes(data: Data, options: Options, chosen: Chosen, views: int = 1) -> Itera
         Sentences.
     """
     graph, block = chosen.graph, alignment(options.align)
+    yield from chosen.doubts
     yield f"calibration: {data.calibration_source}"
     if views > 1:
         yield f"the repair had {views} views of each image: itself, and zoomed crops, half of them mirrored"

@@ -1,56 +1,89 @@
-"""Whether it makes sense to go on: a network that is no better than chance before anything is cut."""
-
-from collections import Counter
+"""Whether the network that is to be pruned knows its images at all: asked before an hour is spent."""
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped,unused-ignore]
-from torch.utils.data import Subset
+import torch
+from scipy import stats
 
 from causal_prune.comparison import Recipe
-from causal_prune.data import evenly, loader
+from causal_prune.data import held_out
 from causal_prune.errors import warn
-from causal_prune.measure import evaluate
+from causal_prune.measure import Measured, change_interval, evaluate
 
-MOST_IMAGES = 1000
-SURE = 0.01
-"""Of a network that guesses so small a share of sets of images would look as good."""
-TIMES_CHANCE = 2.0
-"""A network that is right less than so many times as often as chance is no trained one, however many images say so."""
+ALPHA = 0.05
+FEWEST = 20
+"""Fewer images do not tell a network that knows them from chance, and are not looked at."""
+NEAR, HALF = 2, 0.5
+"""A share of right images below so many times chance, and below one half, is near chance."""
 
 
-def check_dense(recipe: Recipe) -> str | None:
-    """Look at the dense network on validation images, before an hour is spent.
+def doubts(recipe: Recipe) -> tuple[str, ...]:
+    """Look at the dense network on at most 1,000 validation images, and warn where it is no better than a guess.
 
-    A network is taken for one that guesses where it is right on less than twice as many images as the commonest class
-    would be, and on less than half of all; or where an exact one-sided binomial test at 1 % cannot tell it from that
-    class. Networks without classes are not judged.
+    The guess knows the labels and no image. For classes it always names the largest class of these images, whose share
+    q is chance; of n images the network has c right, a share a. It is doubted where c is not above chance
+    (binomial(n, q), one-sided, p > 0.05), or near it: a < 2 q and a < 1/2. A network that was trained and is fed as it
+    was trained is far above both; a wrong normalisation, a wrong order of classes or wrong weights leave it there. For
+    numbers the guess always names the mean label, and the network is doubted unless the 95 % interval of its gain, on
+    the same images, lies above 0. A network may be meant to know nothing: this is a warning. Other tasks, and fewer
+    than 20 images, are not looked at.
 
     Args:
-        recipe: The dense network, and validation images, of which up to 1,000 are read.
+        recipe: The network and its images.
 
     Returns:
-        What is wrong, which is also given as a warning; None where nothing is.
+        What was warned of, for the notes of the report; empty where the network knows its images.
 
-    Cost: one pass over these images.
+    Raises:
+        InputError: If the network and the labels do not fit together.
+
+    Cost:
+        One forward pass over these images.
     """
-    if not recipe.data.task.has_classes:
-        return None
-    positions = evenly(recipe.data.split["validation"], MOST_IMAGES)
-    images = loader(Subset(recipe.data.validation, positions))
+    task, data = recipe.data.task, recipe.data
+    if data.split["validation"] < FEWEST:
+        return ()
+    images = held_out(data.validation)
     found = evaluate(
-        {"dense": recipe.dense}, images, task=recipe.data.task, device=recipe.device, label="dense: check"
+        {"dense": recipe.dense}, images, task=task, device=recipe.device, label="check the network"
     )["dense"]
-    if found.correct is None or found.total < 2:
-        return None
-    chance = max(Counter(found.labels.tolist()).values()) / found.total
-    guess = float(stats.binom.sf(found.correct - 1, found.total, chance))
-    poor = found.value < TIMES_CHANCE * chance and found.value < 0.5 and len(np.unique(found.labels)) > 2
-    if guess < SURE and not poor:
-        return None
-    text = (
-        f"the dense network is right on {found.value:.1%} of {found.total:,} validation images, their commonest class "
-        f"alone would be on {chance:.1%}: check the normalisation (`mean`, `std`), the order of the classes, and "
-        "whether these weights are those of this network"
-    )
+    text = _of_classes(recipe, found) if task.has_classes else _of_numbers(recipe, found)
+    if text is None:
+        return ()
     warn(text)
-    return text
+    return (text,)
+
+
+def _of_classes(recipe: Recipe, found: Measured) -> str | None:
+    """What is wrong with a classifier; None where nothing is, or its labels are no classes."""
+    if found.correct is None or found.labels.ndim != 1:
+        return None
+    chance = float(np.unique(found.labels, return_counts=True)[1].max()) / found.total
+    above = stats.binomtest(found.correct, found.total, chance, alternative="greater").pvalue <= ALPHA
+    near = found.value < NEAR * chance and found.value < HALF
+    if above and not near:
+        return None
+    yardstick = recipe.data.task.yardstick
+    return (
+        f"the dense network is right on {yardstick.text(found.value, 1)} of {found.total:,} validation "
+        f"{yardstick.item}s, and always naming their largest class would be on {yardstick.text(chance, 1)}: check the "
+        "normalisation (mean, std), the order of the classes, and whether the weights are those of this network"
+    )
+
+
+def _of_numbers(recipe: Recipe, found: Measured) -> str | None:
+    """The same of a network that returns numbers."""
+    task, yardstick = recipe.data.task, recipe.data.task.yardstick
+    plain = found.labels.dtype.kind == "f" and found.predictions.shape == found.labels.shape
+    if not plain or yardstick.kind != "number":
+        return None
+    labels = torch.from_numpy(found.labels)
+    guessed = task.merits(torch.full_like(labels, float(labels.double().mean())), labels).numpy()
+    low = min(map(yardstick.gain, change_interval(found.merits, guessed)))
+    if low > 0:
+        return None
+    guess = yardstick.text(float(guessed.mean()))
+    return (
+        f"the dense network has a {yardstick.name} of {yardstick.text(found.value)} on {found.total:,} validation "
+        f"{yardstick.item}s, and always naming their mean label would have {guess}: check "
+        "the normalisation (mean, std), the unit of the labels, and whether the weights are those of this network"
+    )

@@ -31,7 +31,7 @@ from causal_prune.pipeline.forecast import (
 )
 from causal_prune.pipeline.keywords import keywords_of
 from causal_prune.pipeline.options import MAX_DROP, FrontierOptions
-from causal_prune.pipeline.sanity import check_dense
+from causal_prune.pipeline.sanity import doubts
 from causal_prune.pipeline.steps import recipe_of
 from causal_prune.planning import SETTLED, Goal, check_prunable, plan
 from causal_prune.progress import StepList, listed, status, step
@@ -67,7 +67,7 @@ def frontier(model: nn.Module, data: Data, options: FrontierOptions) -> Frontier
         ``print(cp.frontier(model, data, keep=(0.7, 0.5, 0.35), arms=("causal",)))``
     """
     recipe = recipe_of(model, data, options)
-    doubts = check_dense(recipe)
+    doubted = doubts(recipe)
     rivals = _rivals(options)
     image = seconds_per_image(recipe)
     with (
@@ -80,7 +80,7 @@ def frontier(model: nn.Module, data: Data, options: FrontierOptions) -> Frontier
             )
             check_prunable(graph)
         dense, sizes, notes = _made(recipe, graph, options, rivals)
-        notes = (doubts, *notes) if doubts else notes
+        notes = (*doubted, *notes)
         with step(EXPORT):
             whole, told = _timed(recipe, dense, sizes, options)
         with step(WRITE):

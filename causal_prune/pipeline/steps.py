@@ -23,6 +23,7 @@ from causal_prune.observation import observe
 from causal_prune.onnx_files import OnnxForm, check_form
 from causal_prune.pipeline.forecast import OBSERVE, PLAN, SCORE, TRACE
 from causal_prune.pipeline.options import Options
+from causal_prune.pipeline.sanity import doubts
 from causal_prune.planning import given_plan, plan, plan_latency
 from causal_prune.progress import status, step
 from causal_prune.report import staged
@@ -63,7 +64,7 @@ def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
 
 
 def choose(recipe: Recipe, options: Options) -> Chosen:
-    """Trace, observe, score and plan: all that is done before anything is cut, and all of a dry run.
+    """Look at the network, trace, observe, score and plan: all that is done before a cut, and all of a dry run.
 
     Args:
         recipe: The network and its images.
@@ -77,6 +78,7 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
         TargetError: If the target is out of reach, or nothing can be pruned.
     """
     dense, data = recipe.dense, recipe.data
+    doubted = doubts(recipe)
     with step(TRACE), status("trace"):
         graph = trace(dense, recipe.example, freeze=options.freeze, dependencies=options.dependencies)
         given = None if options.plan is None else given_plan(graph, options.plan)
@@ -96,11 +98,12 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
         scores = rescore(moments)
     with step(PLAN):
         if given is not None:
-            return Chosen(graph, moments, scores, given, rescore)
+            return Chosen(graph, moments, scores, given, rescore, doubted)
         if options.max_drop is None:
-            return Chosen(graph, moments, scores, _planned(recipe, graph, scores, options), rescore)
+            planned = _planned(recipe, graph, scores, options)
+            return Chosen(graph, moments, scores, planned, rescore, doubted)
         found = _searched(recipe, graph, scores, options)
-    return Chosen(graph, moments, scores, found.plan, rescore, found.made, found.search)
+    return Chosen(graph, moments, scores, found.plan, rescore, doubted, found.made, found.search)
 
 
 def _planned(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:

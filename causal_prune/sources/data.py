@@ -36,8 +36,8 @@ def load_data(
     Args:
         spec: `digits`, `noisy-digits`, `imagefolder:DIR`, `npz:FILE`, `torchvision:NAME:ROOT` or
             `path/file.py:factory`.
-        mean: Subtracted per channel from inputs in [0, 1].
-        std: Divided by per channel; > 0.
+        mean: Subtracted per channel from inputs in [0, 1]; at most 1.
+        std: Divided by per channel; above 0 and at most 1.
         input_shape: Channels, height and width to which images are converted.
         calibration_images: How many images to calibrate on; more than there are means all.
         seed: Of the draw of the calibration images.

@@ -57,8 +57,8 @@ def input_format(
 
     Args:
         stored: Channels, height and width of the stored images.
-        mean: Per channel, of inputs in [0, 1]; None for zeros.
-        std: Per channel, > 0; None for ones.
+        mean: Per channel, of inputs in [0, 1]: at most 1; None for zeros.
+        std: Per channel, above 0 and at most 1; None for ones.
         input_shape: Channels, height and width wanted; None for `stored`.
         white: The stored value that becomes 1.
 
@@ -80,15 +80,27 @@ def input_format(
             raise InputError(f"{name}: {len(values)} values for {channels}-channel images; give {channels}")
         if values is not None and not all(math.isfinite(value) for value in values):
             raise InputError(f"{name}: {comma(values)} is not finite")
-    if mean is not None and max(mean) > 1:
-        scaled = comma(tuple(round(value / 255, 3) for value in mean))
-        raise InputError(
-            f"mean: {comma(mean)} is above 1, and images are scaled to [0, 1] before it is subtracted; divided by 255 "
-            f"it is {scaled} (the same goes for `std`)"
-        )
+        if values is not None:
+            _check_scale(name, values)
     if std is not None and min(std) <= 0:
         raise InputError(f"std: {comma(std)} is not above 0")
     return InputFormat(shape, mean or (0.0,) * channels, std or (1.0,) * channels, white)
+
+
+def _check_scale(name: str, values: tuple[float, ...]) -> None:
+    """Refuse a mean or a deviation above 1, which no images in [0, 1] have: it is of pixels that are not scaled.
+
+    A deviation is at most 0.5 there; 1 leaves images as they are.
+    """
+    if max(values) <= 1:
+        return
+    white = next((limit for limit in (WHITE, DEEP_WHITE) if max(values) <= limit), None)
+    text = f"{name}: {comma(values)} is above 1, but images are scaled to [0, 1]"
+    if white is None:
+        raise InputError(f"{text}; give the {name} of scaled images")
+    scaled = comma(tuple(round(value / white, 4) for value in values))
+    these = "this" if len(values) == 1 else "these"
+    raise InputError(f"{text}; give {scaled}, which is {these} divided by {white}")
 
 
 def comma(values: tuple[float, ...]) -> str:

@@ -141,10 +141,14 @@ def test_what_fails_at_once_prints_no_step_and_what_fails_later_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing() -> str:
-        with pytest.raises(ValueError, match="stop"), shown(live=False), listed([Step("load")]):
-            with step("load"):
-                pass
-            raise ValueError("stop")
+        def work() -> None:
+            with shown(live=False), listed([Step("load")]):
+                with step("load"):
+                    pass
+                raise ValueError("stop")
+
+        with pytest.raises(ValueError, match="stop"):
+            work()
         return capsys.readouterr().out
 
     assert failing() == ""

@@ -1,7 +1,7 @@
 """What the report says of the arms."""
 
 from dataclasses import replace
-from statistics import mean
+from statistics import mean, stdev
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.cost import Cost
 from causal_prune.measure.latency import Latency
 from causal_prune.measure.quality import Measured
-from causal_prune.measure.statistics import two_way_difference
+from causal_prune.measure.statistics import change_interval, two_way_difference
 from causal_prune.observation import observe
 from causal_prune.onnx_files.parity import Parity
 from causal_prune.pipeline.findings import arm_entry, compared, layer_entries
@@ -56,14 +56,22 @@ def test_the_comparison_is_recomputed_from_the_hits() -> None:
     found = compared(results(*RANDOMS), ACCURACY)
     differences = [(sum(CAUSAL) - sum(hits)) / 10 for hits in RANDOMS]
     assert found.mean_difference == pytest.approx(mean(differences))
-    hits = [[bool(hit) for hit in each] for each in (CAUSAL, *RANDOMS)]
-    assert found.ci95 == pytest.approx(two_way_difference(hits[0], hits[1:]).ci95)
+    spread = stats.t.ppf(0.975, 2) * stdev(differences) * (1 + 1 / 3) ** 0.5
+    whole = two_way_difference(np.array(CAUSAL, bool), np.array(RANDOMS, bool))
+    assert found.ci95 == whole.ci95 == pytest.approx((mean(differences) - spread, mean(differences) + spread))
     assert found.ci95_over == "images and seeds"
     assert found.wins_of == (2, 3)
     assert (found.arm, found.versus) == ("causal", "random")
     assert found.paired_p == pytest.approx(literal_mcnemar(CAUSAL, RANDOMS[0])), (
         "the random arm of median accuracy"
     )
+
+
+def test_random_arms_that_happen_to_be_equal_give_no_verdict_of_one_image() -> None:
+    random = (1,) * 9 + (0,) * 1
+    found = compared(results(random, random), ACCURACY)
+    assert found.mean_difference == pytest.approx(-0.1) and found.paired_p == pytest.approx(1.0)
+    assert found.ci95[0] < -0.2 and found.ci95[1] > 0.1
 
 
 def test_one_random_arm_has_no_interval_and_none_no_comparison() -> None:
@@ -94,6 +102,9 @@ def test_entries_hold_what_was_measured_and_none_for_what_was_not() -> None:
         assert entry.merits == hits_to_text(hits)
         expected = None if entry.name == "causal" else pytest.approx(literal_mcnemar(CAUSAL, hits))
         assert entry.paired_p == expected
+        dense = np.ones(10, bool)
+        change = None if entry.name == "dense" else change_interval(np.array(hits, bool), dense)
+        assert entry.change_ci95 == change
 
 
 def test_layers_show_their_widths_before_and_after_and_why_they_are_frozen() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
+from causal_prune.comparison.chosen import Chosen
 from causal_prune.comparison.outcome import ArmResult, Stages
 from causal_prune.compensation.layer_repair import LayerRepair
 from causal_prune.data.data import Data
@@ -13,7 +14,6 @@ from causal_prune.measure.cost import Cost
 from causal_prune.observation.filter_moments import FilterMoments
 from causal_prune.pipeline.notes import notes, repairs
 from causal_prune.pipeline.options import Options
-from causal_prune.pipeline.steps import Chosen
 from causal_prune.report.target import Target
 from causal_prune.surgery.cuts import Cuts
 from causal_prune.surgery.pruning_plan import PruningPlan
@@ -44,6 +44,10 @@ def said(data: Data, known: Chosen, **options: object) -> list[str]:
 def test_where_calibration_images_come_from_is_always_said(data: Data) -> None:
     assert said(data, chosen()) == [CALIBRATION]
     assert said(replace(data, calibration_source="7 of 9"), chosen(group("a"))) == ["calibration: 7 of 9"]
+
+
+def test_doubts_of_the_network_come_first(data: Data) -> None:
+    assert said(data, replace(chosen(), doubts=("it knows nothing",))) == ["it knows nothing", CALIBRATION]
 
 
 @pytest.mark.parametrize("block", [2, 16])

@@ -1,74 +1,161 @@
-"""Networks that are no better than chance are told at once, and those that are better are left alone."""
+"""A network that does not know its images is doubted at once; one that knows them, or a little of them, is not."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from causal_prune.comparison.arms import Recipe
+from causal_prune.comparison import Recipe
+from causal_prune.compensation.options import Repair
 from causal_prune.data.data import Data
 from causal_prune.data.regression import regression_task
+from causal_prune.data.task import Task
 from causal_prune.errors import CausalPruneWarning
-from causal_prune.pipeline.flow import compress
-from causal_prune.pipeline.sanity import MOST_IMAGES, check_dense
+from causal_prune.fine_tuning.options import Tuning
+from causal_prune.onnx_files.options import OnnxForm
+from causal_prune.pipeline.sanity import doubts
+from tests.unit.counted_images import Counted
+
+CHECK = (
+    "check the normalisation (mean, std), the order of the classes, and whether the weights are those of "
+    "this network"
+)
 
 
-class Said(nn.Module):
-    """Answers with the class that an image holds in its first number."""
+class Told(nn.Module):
+    """Answers with the number that is written in the first pixel of an image."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.one_hot(x[:, 0, 0, 0].long(), 10).float()
+    def __init__(self, classes: int | None) -> None:
+        super().__init__()
+        self.classes = classes
 
-
-def recipe(right: float, images: int = 500, classes: int = 10, skew: float = 0.0) -> Recipe:
-    draw = torch.Generator().manual_seed(1)
-    labels = torch.randint(classes, (images,), generator=draw)
-    labels[torch.rand(images, generator=draw) < skew] = 0
-    said = torch.where(torch.arange(images) < round(right * images), labels, (labels + 1) % classes)
-    order = torch.randperm(images, generator=draw)
-    inputs = said[order].float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    split = TensorDataset(inputs, labels[order])
-    data = Data(split, split, split, split, tuple(map(str, range(classes))), "said", "all")
-    return Recipe(Said(), data, torch.zeros(2, 1, 2, 2))
+    def forward(self, images: Tensor) -> Tensor:
+        said = images[:, 0, 0, 0]
+        return said if self.classes is None else nn.functional.one_hot(said.long(), self.classes).float()
 
 
-@pytest.mark.parametrize("right", [0.0, 0.05, 0.1, 0.15])
-def test_a_network_near_chance_is_told_with_the_likely_causes(right: float) -> None:
-    told = rf"right on {right:.1%} of 500 validation images, their commonest class alone would be on 1\d.\d%: check the"
-    with pytest.warns(CausalPruneWarning, match=told):
-        text = check_dense(recipe(right))
-    assert text is not None
-    assert all(cause in text for cause in ("`mean`", "order of the classes", "weights"))
+def recipe(labels: Tensor, answers: Tensor, task: Task | None = None) -> Recipe:
+    """Of a network that gives these answers to validation images of these labels."""
+    images = torch.zeros(len(labels), 1, 2, 2)
+    images[:, 0, 0, 0] = answers
+    validation = TensorDataset(images, labels)
+    other = Counted(4, 0)
+    classes = () if task else tuple("abcdefghij")
+    data = Data(other, validation, other, other, classes, "made", "4 images")  # type: ignore[arg-type]
+    data = data if task is None else replace(data, task=task)
+    dense = Told(len(classes) or None).eval()
+    return Recipe(
+        dense=dense,
+        data=data,
+        example=images[:2],
+        form=OnnxForm(),
+        views=1,
+        repair=Repair(),
+        tuning=Tuning(),
+        mode="remove",
+        seed=0,
+        device="cpu",
+    )
 
 
-@pytest.mark.parametrize("right", [0.3, 0.5, 0.95])
-def test_a_network_that_has_learned_something_is_left_alone(right: float) -> None:
-    assert check_dense(recipe(right)) is None
+def hitting(right: int, images: int, classes: int = 10) -> tuple[Tensor, Tensor]:
+    """Balanced labels, and answers of which so many, evenly spread, are right."""
+    labels = torch.arange(images) % classes
+    wrong = torch.ones(images, dtype=torch.long)
+    wrong[torch.arange(right) * images // max(right, 1)] = 0
+    return labels, (labels + wrong) % classes
 
 
-def test_always_the_commonest_class_is_no_better_than_chance() -> None:
-    with pytest.warns(CausalPruneWarning, match="the dense network is right on"):
-        check_dense(recipe(0.8, skew=0.8))
-    assert check_dense(recipe(0.99, skew=0.8)) is None
+def told(which: Recipe) -> str | None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = doubts(which)
+    assert [str(each.message) for each in caught] == list(found), "what is noted was said"
+    assert all(issubclass(each.category, CausalPruneWarning) for each in caught)
+    return found[0] if found else None
 
 
-def test_two_classes_are_judged_by_the_test_alone() -> None:
-    assert check_dense(recipe(0.7, classes=2)) is None
-    with pytest.warns(CausalPruneWarning, match="the dense network is right on"):
-        check_dense(recipe(0.52, classes=2))
+def test_a_network_at_chance_is_told_with_the_likely_causes() -> None:
+    assert told(recipe(*hitting(110, 1000))) == (
+        "the dense network is right on 11.0 % of 1,000 validation images, and always naming their largest class would "
+        f"be on 10.0 %: {CHECK}"
+    )
 
 
-def test_a_thousand_images_are_read_and_numbers_are_not_judged() -> None:
-    many = recipe(0.05, images=3000)
-    with pytest.warns(CausalPruneWarning, match=f"of {MOST_IMAGES:,} validation images"):
-        check_dense(many)
-    assert check_dense(replace(many, data=replace(many.data, task=regression_task("degrees")))) is None
+@pytest.mark.parametrize(
+    ("right", "images", "doubted"),
+    [
+        (0, 1000, True),
+        (1000, 1000, False),
+        (199, 1000, True),  # surely above chance, but below twice chance
+        (201, 1000, False),
+        (600, 1000, False),
+        (9, 20, False),
+        (4, 20, True),  # twice chance of so few images is chance
+    ],
+)
+def test_near_chance_is_below_twice_chance_or_not_surely_above_it(
+    right: int, images: int, doubted: bool
+) -> None:
+    assert (told(recipe(*hitting(right, images))) is not None) is doubted
+    p = stats.binomtest(right, images, 0.1, alternative="greater").pvalue
+    assert doubted == (p > 0.05 or right < 0.2 * images)
 
 
-@pytest.mark.filterwarnings("ignore:compensate:UserWarning")
-def test_a_run_says_it_before_anything_else_and_in_its_report(net: nn.Module, data: Data) -> None:
-    with pytest.warns(CausalPruneWarning, match="the dense network is right on"):
-        report = compress(net, data, align=1, evidence="none").report
-    assert any("the dense network is right on" in note for note in report.notes)
+def test_always_naming_the_largest_class_is_no_knowledge() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    text = told(recipe(labels, torch.zeros(100)))
+    assert text is not None and "is right on 90.0 % of 100" in text and "class would be on 90.0 %: " in text
+    assert told(recipe(labels, labels)) is None
+    better = torch.where(torch.arange(100) % 10 == 9, 1 - labels, labels)
+    assert told(recipe(labels, better)) is not None, "81 right of 100 are fewer"
+
+
+def test_two_classes_are_judged_against_a_half() -> None:
+    labels = torch.arange(1000) % 2
+    assert told(recipe(labels, torch.where(torch.arange(1000) < 600, labels, 1 - labels))) is None
+    assert told(recipe(labels, torch.where(torch.arange(1000) < 510, labels, 1 - labels))) is not None
+    assert told(recipe(labels, 1 - labels)) is not None, "the classes are in the wrong order"
+
+
+def test_at_most_a_thousand_images_are_read_and_they_are_spread() -> None:
+    labels, answers = hitting(0, 2500)
+    answers[1::5] = labels[1::5]  # never read: of 2,500 images 0, 2, 5, 7, 10, ... are
+    answers[::25] = labels[::25]
+    text = told(recipe(labels, answers))
+    assert text is not None and "is right on 10.0 % of 1,000 validation images" in text
+
+
+@pytest.mark.parametrize("images", [0, 1, 3, 19, 20])
+def test_a_handful_of_images_tells_nothing(images: int) -> None:
+    labels, answers = hitting(0, images)
+    assert (told(recipe(labels, answers)) is not None) is (images == 20)
+
+
+def test_numbers_are_judged_against_their_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randn(200, generator=generator)
+    task = regression_task(unit="degrees")
+    noise = torch.randn(200, generator=generator)
+    assert told(recipe(labels, labels + 0.3 * noise, task)) is None
+    text = told(recipe(labels, noise, task))
+    error, guess = (labels - noise).abs().mean(), (labels - labels.mean()).abs().mean()
+    assert text == (
+        f"the dense network has a mean absolute error of {error:.3f} degrees on 200 validation images, and always "
+        f"naming their mean label would have {guess:.3f} degrees: check the normalisation (mean, std), the unit of the "
+        "labels, and whether the weights are those of this network"
+    )
+    constant = torch.full_like(labels, float(labels.mean()))
+    assert told(recipe(labels, constant, task)) is not None, "the guess itself"
+
+
+def test_a_task_of_ones_own_is_left_alone() -> None:
+    labels, answers = hitting(0, 100)
+    other = replace(recipe(labels, answers).data.task, has_classes=False)
+    assert (
+        told(replace(recipe(labels, answers), data=replace(recipe(labels, answers).data, task=other))) is None
+    )

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from causal_prune.compensation.options import Repair
 from causal_prune.data.data import Data
-from causal_prune.errors import CausalPruneError, InputError, TargetError
+from causal_prune.errors import CausalPruneError, CausalPruneWarning, InputError, TargetError
 from causal_prune.fine_tuning.options import Tuning
+from causal_prune.pipeline import steps
 from causal_prune.pipeline.options import Options
 from causal_prune.pipeline.steps import choose, prove, recipe_of, workplace
 from tests.unit.counted_images import Counted
@@ -87,6 +88,32 @@ def test_a_choice_rests_on_calibration_images_and_the_named_method(net: nn.Modul
     assert all(torch.equal(values, chosen.scores.groups[name]) for name, values in again.groups.items())
     for part in (data.train, data.validation, data.test):
         assert isinstance(part, Counted) and not part.fetched
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_network_that_knows_nothing_is_doubted_before_anything_else(
+    net: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nn.init.zeros_(net.get_parameter("6.weight"))
+    data = replace(data, validation=Counted(60, 1))
+    options = Options(align=1, importance="magnitude")
+    with pytest.warns(
+        CausalPruneWarning, match="^the dense network is right on .* of 60 validation images"
+    ) as found:
+        chosen = choose(recipe_of(net, data, options), options)
+    assert chosen.doubts == (str(found[0].message),)
+    assert isinstance(data.validation, Counted)
+    assert data.validation.fetched == dict.fromkeys(range(60), 1), "the network is looked at, and no more"
+
+    def none(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("traced")
+
+    monkeypatch.setattr(steps, "trace", none)
+    with (
+        pytest.warns(CausalPruneWarning, match="^the dense"),
+        pytest.raises(ZeroDivisionError, match="^traced$"),
+    ):
+        choose(recipe_of(net, data, options), options)
 
 
 def test_methods_that_ask_for_the_loss_read_validation_images(net: nn.Module, data: Data) -> None:

@@ -54,8 +54,8 @@ def test_options_reach_the_images(place: Path, spec: str) -> None:
     spec = spec.format(place)
     stored = images_of(load_data(spec).test)
     assert stored.shape == (4, 3, 6, 5)
-    changed = images_of(load_data(spec, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 2.0)).test)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.1, 0.2, 0.3), (0.5, 0.5, 2.0)))
+    changed = images_of(load_data(spec, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.2)).test)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.1, 0.2, 0.3), (0.5, 0.5, 0.2)))
     torch.testing.assert_close(changed, (stored - mean) / std)
     assert images_of(load_data(spec, input_shape=(1, 3, 4)).test).shape == (4, 1, 3, 4)
 

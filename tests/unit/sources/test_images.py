@@ -45,6 +45,36 @@ def test_a_format_is_the_stored_one_unless_something_is_said() -> None:
         ({"std": (0.5, -0.25, 1.0), "input_shape": (3, 8, 8)}, "std: 0.5,-0.25,1 is not above 0"),
         ({"std": (float("nan"),)}, "std: nan is not finite"),
         ({"mean": (float("inf"),)}, "mean: inf is not finite"),
+        (
+            {"mean": (127.5,)},
+            "mean: 127.5 is above 1, but images are scaled to [0, 1]; give 0.5, which is this divided by 255",
+        ),
+        (
+            {"mean": (123.675, 116.28, 103.53), "input_shape": (3, 8, 8)},
+            (
+                "mean: 123.675,116.28,103.53 is above 1, but images are scaled to [0, 1]; give 0.485,0.456,0.406, "
+                "which is these divided by 255"
+            ),
+        ),
+        (
+            {"mean": (0.5, 0.5, 1.01), "input_shape": (3, 8, 8)},
+            (
+                "mean: 0.5,0.5,1.01 is above 1, but images are scaled to [0, 1]; give 0.002,0.002,0.004, which is "
+                "these divided by 255"
+            ),
+        ),
+        (
+            {"mean": (32767.5,)},
+            "mean: 32767.5 is above 1, but images are scaled to [0, 1]; give 0.5, which is this divided by 65535",
+        ),
+        (
+            {"mean": (1e6,)},
+            "mean: 1e+06 is above 1, but images are scaled to [0, 1]; give the mean of scaled images",
+        ),
+        (
+            {"mean": (0.5,), "std": (58.395,)},
+            "std: 58.395 is above 1, but images are scaled to [0, 1]; give 0.229, which is this divided by 255",
+        ),
         ({"input_shape": (2, 8, 8)}, "input_shape: 1-channel images cannot become 2-channel inputs"),
         ({"input_shape": (1, 0, 8)}, "input_shape: 1,0,8 is not channels,height,width of at least 1"),
     ],
@@ -52,6 +82,12 @@ def test_a_format_is_the_stored_one_unless_something_is_said() -> None:
 def test_options_that_do_not_fit_the_images_are_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(text)}$"):
         input_format((1, 8, 8), **{**NOTHING, **options})
+
+
+def test_what_images_in_the_unit_interval_can_have_is_taken() -> None:
+    found = input_format((1, 8, 8), **{**NOTHING, "mean": (1.0,), "std": (1.0,)})
+    assert (found.mean, found.std) == ((1.0,), (1.0,))
+    assert input_format((1, 8, 8), **{**NOTHING, "std": (1 / 255,)}).std == (1 / 255,)
 
 
 def test_values_are_written_as_the_command_line_takes_them() -> None:
