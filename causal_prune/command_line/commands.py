@@ -176,16 +176,19 @@ def bench(
     print_json: Json = False,
 ) -> int:
     """Latency of an ONNX file; of two files, interleaved, with the ratio."""
-    from causal_prune.command_line.tables import bench_entries, bench_files, bench_table
+    from causal_prune.command_line.tables import bench_entries, bench_table
     from causal_prune.measure import measure_latency
 
-    files = {str(_file(path)): _file(path) for path in (model, other) if path is not None}
-    latencies = measure_latency(files, threads=threads, batch=batch, seconds=seconds)
+    timed = {str(_file(path)): _file(path) for path in (model, other) if path is not None}
+    latencies = measure_latency(timed, threads=threads, batch=batch, seconds=seconds)
     if print_json:
         _print_json({"threads": threads, "batch": batch, "files": bench_entries(latencies)})
     else:
-        _print_lines([*bench_files(latencies), ""])
-        _print_tables(bench_table(latencies, threads=threads, batch=batch))
+        from rich.console import Console
+
+        table, files = bench_table(latencies, threads=threads, batch=batch, width=Console().width)
+        _print_lines([*files, ""] if files else [])
+        _print_tables(table)
     return 0
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 DRIFT_HEADS = ("rank corr.", "overlap", "place", "images", "const.", "differ")
+BENCH_COLUMNS = 63
+"""What the table of `bench` takes beside the names of its files."""
 BENCH_HEADS = ("median ms", "IQR ms", "p90 ms", "p99 ms", "against the first")
 
 
@@ -68,40 +70,38 @@ def differences_table(found: Iterable[GraphDifference]) -> "Table":
     return table
 
 
-def bench_files(latencies: Mapping[str, Latency]) -> list[str]:
-    """Which file a row of `bench_table` stands for; names of files have lines of their own, as a table may break them.
-
-    Args:
-        latencies: By file.
-
-    Returns:
-        One line for each.
-    """
-    return [f"{place}: {name}" for place, name in enumerate(latencies, start=1)]
-
-
-def bench_table(latencies: Mapping[str, Latency], *, threads: int, batch: int) -> "Table":
+def bench_table(
+    latencies: Mapping[str, Latency], *, threads: int, batch: int, width: int = 80
+) -> "tuple[Table, list[str]]":
     """Lay out the latencies of files that were timed side by side.
 
     Args:
         latencies: By file; the first is the reference.
         threads: Of ONNX Runtime.
         batch: Images per run.
+        width: Of the terminal, in columns.
 
     Returns:
-        A table with the median, quantiles and the ratio of the medians; files are numbered from 1.
+        A table with the median, quantiles and the ratio of the medians; and lines that say which file a row stands for
+        where the names would not fit into it whole.
     """
-    table = plain_table(f"{threads} thread(s), batch {batch}, interleaved", "file", numbers=BENCH_HEADS)
-    for place, entry in enumerate(bench_entries(latencies).values(), start=1):
+    from rich.table import Table
+
+    fits = max(map(len, latencies)) + BENCH_COLUMNS <= width
+    table = Table(title=f"{threads} thread(s), batch {batch}, interleaved", title_justify="left")
+    table.add_column("file", no_wrap=fits)
+    for head in BENCH_HEADS:
+        table.add_column(head, justify="right", overflow="fold")
+    for place, (name, entry) in enumerate(bench_entries(latencies).items(), start=1):
         table.add_row(
-            str(place),
+            name if fits else str(place),
             f"{entry['median_ms']:.4g}",
             f"{entry['iqr_ms']:.2g}",
             f"{entry['p90_ms']:.4g}",
             f"{entry['p99_ms']:.4g}",
             f"{entry['speedup']:.2f}x as fast",
         )
-    return table
+    return table, [] if fits else [f"{place}: {name}" for place, name in enumerate(latencies, start=1)]
 
 
 def bench_entries(latencies: Mapping[str, Latency]) -> dict[str, dict[str, float]]:

@@ -1,13 +1,15 @@
 """Tables and lines for the terminal."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
-from causal_prune.command_line.tables import bench_entries, bench_files, bench_table, dry_run_lines
+from causal_prune.command_line.tables import bench_entries, bench_table, dry_run_lines
 from causal_prune.measure.latency import Latency, measure_latency
 from causal_prune.report.report import LayerWidths
 from causal_prune.report.target import Target
@@ -51,11 +53,11 @@ def timed(*files: Path) -> dict[str, Latency]:
 
 def test_two_files_are_timed_side_by_side(write_onnx: Callable[..., Path]) -> None:
     first, second = write_onnx("a.onnx"), write_onnx("b.onnx")
-    table = bench_table(timed(first, second), threads=1, batch=3)
+    table, told = bench_table(timed(first, second), threads=1, batch=3)
     assert table.title == "1 thread(s), batch 3, interleaved"
     found = cells(table)
     assert found["file"] == ["1", "2"]
-    assert bench_files(timed(first, second)) == [f"1: {first}", f"2: {second}"]
+    assert told == [f"1: {first}", f"2: {second}"], "the names would not fit"
     against = found["against the first"]
     assert against[0] == "1.00x as fast"
     median = [float(text) for text in found["median ms"]]
@@ -67,9 +69,10 @@ def test_two_files_are_timed_side_by_side(write_onnx: Callable[..., Path]) -> No
 
 def test_one_file_is_timed_alone(write_onnx: Callable[..., Path]) -> None:
     file = write_onnx("a.onnx")
-    table = bench_table(timed(file), threads=2, batch=1)
+    table, told = bench_table(timed(file), threads=2, batch=1, width=300)
     assert table.title == "2 thread(s), batch 1, interleaved"
-    assert cells(table)["file"] == ["1"] and cells(table)["against the first"] == ["1.00x as fast"]
+    assert told == []
+    assert cells(table)["file"] == [str(file)] and cells(table)["against the first"] == ["1.00x as fast"]
 
 
 def test_entries_are_the_same_as_numbers(write_onnx: Callable[..., Path]) -> None:
@@ -79,3 +82,13 @@ def test_entries_are_the_same_as_numbers(write_onnx: Callable[..., Path]) -> Non
     assert list(entries) == [str(first), str(second)] and entries[str(first)]["speedup"] == 1
     assert entries[str(second)]["median_ms"] == latencies[str(second)].median
     json.dumps(entries)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 300])
+def test_no_name_of_a_file_is_broken_at_any_width(write_onnx: Callable[..., Path], width: int) -> None:
+    found = timed(write_onnx("a.onnx"), write_onnx("a rather long name of a model.onnx"))
+    table, told = bench_table(found, threads=1, batch=3, width=width)
+    file = io.StringIO()
+    Console(file=file, width=width).print(table)
+    text = "\n".join([*told, file.getvalue()])
+    assert "…" not in text and all(name in text for name in found)

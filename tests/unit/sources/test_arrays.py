@@ -15,7 +15,6 @@ from causal_prune.errors import InputError
 from causal_prune.sources.arrays import (
     TORCHVISION,
     read_digits,
-    read_noisy_digits,
     read_npz,
     read_torchvision,
 )
@@ -275,23 +274,3 @@ def test_a_data_set_that_is_missing_comes_with_a_command_that_fetches_it(tmp_pat
 def test_a_data_set_that_is_unknown_or_nowhere_is_refused(place: str, text: str) -> None:
     with pytest.raises(InputError, match=f"^data: {re.escape(text)}$"):
         read_torchvision(place, name=f"torchvision:{place}", form_of=AS_STORED)
-
-
-def test_noisy_digits_are_the_digits_and_the_same_noise_every_time() -> None:
-    plain = read_digits(form_of=partial(input_format, mean=None, std=None, input_shape=None, white=16.0))
-    noisy, again = (
-        read_noisy_digits(form_of=partial(input_format, mean=None, std=None, input_shape=None))
-        for _ in range(2)
-    )
-    assert len(noisy.train) == len(plain.train) and "noise of 0.3" in noisy.name
-    for k in range(50):
-        (clean, label), (image, same), (repeated, _) = (splits.test[k] for splits in (plain, noisy, again))
-        assert (
-            label == same
-            and torch.equal(image, repeated)
-            and 0 <= float(image.min()) <= float(image.max()) <= 1
-        )
-        inside = (clean > 0.4) & (clean < 0.6)  # where little is cut off
-        assert not torch.equal(image, clean) and (
-            not inside.any() or float((image - clean)[inside].abs().mean()) < 0.7
-        )

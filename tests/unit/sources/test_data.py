@@ -130,3 +130,16 @@ def test_other_names_are_refused_with_the_forms_that_are_known(spec: str) -> Non
 def test_a_form_without_a_place_is_refused(spec: str) -> None:
     with pytest.raises(InputError, match=f"^data: '{spec}' names no place; write {re.escape(FORMS)}$"):
         load_data(spec)
+
+
+def test_noisy_digits_are_the_digits_and_the_same_noise_every_time() -> None:
+    plain, noisy, again = (load_data(spec) for spec in ("digits", "noisy-digits", "noisy-digits"))
+    assert noisy.split == plain.split and "noise of 0.3" in noisy.name and noisy.mean == (0.0,)
+    apart = []
+    for k in range(100):
+        (clean, label), (image, same), (repeated, _) = (data.test[k] for data in (plain, noisy, again))
+        assert label == same and torch.equal(image, repeated)
+        assert 0 <= float(image.min()) <= float(image.max()) <= 1
+        middle = (clean > 0.4) & (clean < 0.6)  # where little is cut off
+        apart.append((image - clean)[middle])
+    assert 0.2 < float(torch.cat(apart).std()) < 0.35

@@ -223,12 +223,3 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     path.write_text("hello")
     with pytest.raises(InputError, match=r"x\.png is no readable image \(cannot identify image file"):
         read_image(path)
-
-
-def test_a_mean_for_pixels_of_0_to_255_is_refused_with_the_right_one() -> None:
-    told = (
-        r"^mean: 123.675,116.28,103.53 is above 1, .*; divided by 255 it is 0.485,0.456,0.406 \(the same goes"
-    )
-    with pytest.raises(InputError, match=told):
-        input_format((3, 8, 8), mean=(123.675, 116.28, 103.53), std=(58.4, 57.1, 57.4), input_shape=None)
-    assert input_format((1, 8, 8), mean=(1.0,), std=None, input_shape=None).mean == (1.0,)
