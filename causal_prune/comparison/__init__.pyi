@@ -5,6 +5,8 @@ from .contact_sheets import sheets_of as sheets_of
 from .evidence import AGREEMENT as AGREEMENT
 from .evidence import ARMS as ARMS
 from .evidence import CURVE as CURVE
+from .evidence import FIRST as FIRST
+from .evidence import FURTHER as FURTHER
 from .evidence import LADDER as LADDER
 from .evidence import Allowance as Allowance
 from .evidence import Pace as Pace

@@ -15,7 +15,7 @@ from causal_prune.comparison.share_curve import CURVE_IMAGES, QUICK_SHARES, SHAR
 from causal_prune.progress import passed_over, step
 from causal_prune.report import AgreementSummary, Curve, Ladder
 
-ARMS, LADDER = "arms beside it", "ladder"
+ARMS, LADDER, FURTHER = "arms beside it", "ladder", "further random arms"
 CURVE, AGREEMENT = "curve over sizes", "agreement with ablation"
 """The steps, as they are listed."""
 FIRST = 2
@@ -102,9 +102,12 @@ def gather(
     rivals = rivals_of(chosen.graph, chosen.moments, asked, recipe.seed)
     beside = _Beside(recipe, chosen, rivals, asked, pace, allowance)
     quick, word = asked.evidence == "quick", recipe.data.task.yardstick.name
-    beside.run(None if asked.named else FIRST)
+    with step(ARMS):
+        beside.run(FIRST if asked.in_two else None)
     ladder = beside.ladder(outcome)
-    beside.run(None)
+    if asked.in_two:
+        with step(FURTHER):
+            beside.run(None)
     remarks = beside.remarks()
     agreement = curve = None
     with step(AGREEMENT):
@@ -161,12 +164,11 @@ class _Beside:
         """
         left = [place for place in range(len(self.rivals)) if place not in self.ran]
         left.sort(key=lambda place: self.rivals[place].name == "random")
-        with step(ARMS):
-            for place in left if most is None else left[: most - len(self.ran)]:
-                if not self.asked.named and not self.allowance.fits(self.pace.arm):
-                    return
-                arm = run_rival(self.recipe, self.chosen.graph, self.chosen.plan, self.rivals[place])
-                self.ran[place] = arm
+        for place in left if most is None else left[: most - len(self.ran)]:
+            if not self.asked.named and not self.allowance.fits(self.pace.arm):
+                return
+            arm = run_rival(self.recipe, self.chosen.graph, self.chosen.plan, self.rivals[place])
+            self.ran[place] = arm
 
     def ladder(self, outcome: Outcome) -> Ladder | None:
         """Take the result apart, against both usual choices or against magnitude alone.
@@ -216,7 +218,7 @@ class _Beside:
         """
         missing, told = len(self.rivals) - len(self.ran), list(self.lacking)
         if missing:
-            passed_over(ARMS, f"{len(self.ran)} of {len(self.rivals)}, for want of time")
+            passed_over(FURTHER, f"{missing} left out, for want of time")
             told.insert(0, _left_out(f"{missing} of {len(self.rivals)} arms beside the causal one"))
         return told
 

@@ -58,6 +58,11 @@ class Rivals(OptionValues):
         return SEEDS if self.random_seeds is None else self.random_seeds
 
     @property
+    def in_two(self) -> bool:
+        """Whether most random arms wait until the ladder is made, in case time runs out."""
+        return self.evidence == "quick" and not self.named
+
+    @property
     def named(self) -> bool:
         """Whether the arms were asked for one by one, so that time is no reason to leave one out."""
         return self.random_seeds is not None or self.arms != Rivals.model_fields["arms"].default

@@ -4,7 +4,7 @@ from time import perf_counter
 
 import torch
 
-from causal_prune.comparison import AGREEMENT, ARMS, CURVE, LADDER, Recipe
+from causal_prune.comparison import AGREEMENT, ARMS, CURVE, FIRST, FURTHER, LADDER, Recipe
 from causal_prune.network.ambient_modes import undisturbed
 from causal_prune.network.running import copied
 from causal_prune.pipeline.options import Options
@@ -119,10 +119,14 @@ def steps_of(options: Options) -> list[str]:
 def _evidence(options: Options, arm: float, result: float) -> list[Step]:
     if options.evidence == "none":
         return []
-    arms = arm * (("random" in options.arms) * options.seeds + ("magnitude" in options.arms))
+    arms = ("random" in options.arms) * options.seeds + ("magnitude" in options.arms)
+    first = min(arms, FIRST) if options.in_two else arms
     left = result
     found = []
-    for name, most in ((ARMS, arms), (LADDER, 2 * arm), (AGREEMENT, 0.3 * result), (CURVE, 0.3 * result)):
+    works = {ARMS: first * arm, LADDER: 2 * arm, FURTHER: (arms - first) * arm}
+    if not options.in_two:
+        del works[FURTHER]
+    for name, most in (works | {AGREEMENT: 0.3 * result, CURVE: 0.3 * result}).items():
         expected = most if options.evidence == "full" else min(most, left)
         left -= expected
         found.append(Step(name, "evidence", expected=expected))

@@ -65,16 +65,32 @@ def clone(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def test_commands_work(clone: Path, files, capsys: pytest.CaptureFixture[str], brief_training) -> None:
+def test_commands_work(
+    clone: Path,
+    files,
+    capsys: pytest.CaptureFixture[str],
+    brief_training,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    aside = tmp_path_factory.mktemp("frontier") / "sizes"
     before = files(clone)
     called = commands()
-    assert {command[0] for command in called} == {"run", "inspect", "gate", "bench", "compare", "explain"}
+    assert {command[0] for command in called} == {
+        "run",
+        "frontier",
+        "inspect",
+        "gate",
+        "bench",
+        "compare",
+        "explain",
+    }
     for command in called:
         # whole runs are tested elsewhere
         planned = ["--dry-run"] if command[0] == "run" and "--dry-run" not in command else []
         # the tiny bundle that stands for the digits is no faster than its dense network
         lenient = ["--min-speedup", "0.01"] if "--min-speedup" in command else []
-        assert main([*command, *planned, *lenient]) == 0, (command, capsys.readouterr().err)
+        small = ["--evidence", "none", "--out", str(aside)] if command[0] == "frontier" else []
+        assert main([*command, *planned, *lenient, *small]) == 0, (command, capsys.readouterr().err)
         assert capsys.readouterr().err == ""
     shutil.rmtree(clone / "export" / "digits" / "explanation")
     assert files(clone) == before
@@ -87,9 +103,10 @@ def brief_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_that_the_text_names_exist(cli) -> None:
     helped = "".join(
-        cli(command, "--help").out for command in ("run", "inspect", "gate", "bench", "compare", "explain")
+        cli(command, "--help").out
+        for command in ("run", "frontier", "inspect", "gate", "bench", "compare", "explain")
     )
-    named = set(re.findall(r"--[a-z][a-z-]+", README)) - {"--help", "--debug"}
+    named = set(re.findall(r"--[a-z][a-z-]+", README)) - {"--help", "--debug", "--log", "--quiet"}
     assert named <= set(re.findall(r"--[a-z][a-z-]+", helped))
 
 

@@ -7,7 +7,17 @@ import pytest
 from causal_prune.comparison import evidence
 from causal_prune.comparison.arms import Recipe, shipped
 from causal_prune.comparison.chosen import Chosen
-from causal_prune.comparison.evidence import AGREEMENT, ARMS, CURVE, LADDER, Allowance, Gathered, Pace, gather
+from causal_prune.comparison.evidence import (
+    AGREEMENT,
+    ARMS,
+    CURVE,
+    FURTHER,
+    LADDER,
+    Allowance,
+    Gathered,
+    Pace,
+    gather,
+)
 from causal_prune.comparison.options import Rivals
 from causal_prune.comparison.share_curve import QUICK_SHARES, SHARES
 from causal_prune.importance.scoring import score
@@ -102,10 +112,10 @@ def test_a_sample_is_drawn_quickly_and_all_of_it_in_full(
 def test_what_is_left_out_is_ticked_off_as_such(
     plain: Recipe, chosen: Chosen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with listed([Step(name, "evidence") for name in (ARMS, LADDER, AGREEMENT, CURVE)]) as steps:
+    with listed([Step(name, "evidence") for name in (ARMS, LADDER, FURTHER, AGREEMENT, CURVE)]) as steps:
         gathered(plain, chosen, Rivals(), Watch(monkeypatch), 15)
     assert steps.named(LADDER).remark == "left out, for want of time"
-    assert steps.named(ARMS).remark == "1 of 6, for want of time"
+    assert steps.named(FURTHER).remark == "5 left out, for want of time" and steps.named(ARMS).remark == ""
     assert steps.named(AGREEMENT).seconds is not None and steps.named(CURVE).seconds is not None
 
 
