@@ -346,7 +346,7 @@ def _print_summary(result: "Compressed") -> None:
     if ladder is not None:
         _print_lines([""])
         _print_tables(ladder)
-    _print_lines([line for line in (ladder_told(report), time_told(report)) if line])
+    _print_lines([line for line in (ladder_told(report), time_told(result.steps)) if line])
     bundle = shlex.quote(str(result.bundle))
     _print_lines(
         [

@@ -51,7 +51,6 @@ def assemble(
     chosen: Chosen,
     outcome: Outcome,
     judged: Judged,
-    steps: StepList | None = None,
 ) -> Report:
     """Put the report together.
 
@@ -61,7 +60,6 @@ def assemble(
         chosen: What was planned, and by which scores.
         outcome: The arms.
         judged: What is told of the choice besides.
-        steps: What took how long.
 
     Returns:
         The report.
@@ -100,7 +98,6 @@ def assemble(
         drifts=judged.drifts,
         pictures=tuple(sheet.told for sheet in judged.sheets),
         search=chosen.search,
-        steps=steps_taken(steps),
         ladder=judged.ladder,
     )
 
@@ -131,6 +128,7 @@ def write_bundle(
     report: Report,
     judged: Judged,
     in_force: Mapping[str, JsonValue] | None = None,
+    steps: StepList | None = None,
 ) -> None:
     """Write what the export has not written: plan, weights, raw latencies, environment, report and pictures.
 
@@ -141,13 +139,16 @@ def write_bundle(
         report: The report.
         judged: Its pictures.
         in_force: The options of the command that repeats the run; None where no command does.
+        steps: What took how long; it stands beside the latencies, as the report is the same whenever it is made.
     """
     planned.save(folder / "plan.json")
     if in_force is not None:
         (folder / "config.toml").write_text(as_toml(in_force), encoding="utf-8", newline="\n")
     bundle_weights(outcome.causal.model, folder / "model.safetensors")
     samples = {arm.name: list(arm.exported.latency.samples_ms) for arm in outcome if arm.exported}
-    (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}) + "\n")
+    taken = [each.model_dump() for each in steps_taken(steps)]
+    timings = {"unit": "ms", "samples": samples, "steps": taken}
+    (folder / "latency.json").write_text(json.dumps(timings) + "\n")
     (folder / "environment.json").write_text(json.dumps(report.environment, indent=2) + "\n")
     report.save(folder / "report.json")
     figures = folder / "figures"

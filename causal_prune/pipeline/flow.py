@@ -26,7 +26,7 @@ from causal_prune.comparison import (
 from causal_prune.data import Data
 from causal_prune.errors import warn
 from causal_prune.network.ambient_modes import undisturbed
-from causal_prune.pipeline.findings import assemble, write_bundle
+from causal_prune.pipeline.findings import assemble, steps_taken, write_bundle
 from causal_prune.pipeline.forecast import (
     EXPORT,
     EXPORT_ALL,
@@ -43,8 +43,11 @@ from causal_prune.pipeline.keywords import keywords_of
 from causal_prune.pipeline.options import Options
 from causal_prune.pipeline.steps import choose, prove, recipe_of, workplace
 from causal_prune.progress import StepList, listed, step
-from causal_prune.report import Report
+from causal_prune.report import Report, StepTaken
 from causal_prune.surgery import PruningPlan
+
+LEAST_SECONDS = 10.0
+"""So long the evidence may take by itself, however fast the result was there."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ class Compressed:
         plan: The units that stayed.
         report: What was asked, achieved and measured; `report.json` is this.
         bundle: The folder that was written, or None.
+        steps: What took how long.
     """
 
     model: nn.Module
     plan: PruningPlan
     report: Report
     bundle: Path | None
+    steps: tuple[StepTaken, ...] = ()
 
     def __str__(self) -> str:
         """The report as the terminal shows it, and where the bundle lies."""
@@ -102,7 +107,9 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
         if options.evidence != "none":
             with _kept_whatever_comes(options.out):
                 made = _with_evidence(recipe, options, made, Pace(image, _arm_seconds(steps, made)), steps)
-    return Compressed(made.outcome.causal.model, made.chosen.plan, made.report, options.out)
+    return Compressed(
+        made.outcome.causal.model, made.chosen.plan, made.report, options.out, steps_taken(steps)
+    )
 
 
 @dataclass(frozen=True)
@@ -127,15 +134,15 @@ def _result(recipe: Recipe, options: Options, steps: StepList) -> _Made:
             outcome = export_arms(outcome, recipe, folder, options.threads, command=options.command)
         with step(WRITE):
             judged = Judged(harm=harm_of(outcome, recipe.data.classes))
-            report = assemble(recipe, options, chosen, outcome, judged, steps)
-            write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force)
+            report = assemble(recipe, options, chosen, outcome, judged)
+            write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force, steps)
     return _Made(chosen, outcome, judged, report)
 
 
 def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, steps: StepList) -> _Made:
     """The same bundle once more, with what says what the result is worth."""
     full = options.evidence == "full"
-    allowance = Allowance(None if full else steps.spent("result"))
+    allowance = Allowance(None if full else max(steps.spent("result"), LEAST_SECONDS))
     with workplace(options, again=True) as folder:
         found = gather(recipe, made.chosen, made.outcome, options.part(Rivals), pace, allowance)
         outcome = found.outcome
@@ -148,8 +155,8 @@ def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, st
             harm = harm_of(outcome, recipe.data.classes)
             sheets = sheets_of(recipe, outcome, harm)
             judged = Judged(found.curve, found.agreement, harm, drifts, sheets, found.remarks, found.ladder)
-            report = assemble(recipe, options, made.chosen, outcome, judged, steps)
-            write_bundle(folder, outcome, made.chosen.plan, report, judged, options.in_force)
+            report = assemble(recipe, options, made.chosen, outcome, judged)
+            write_bundle(folder, outcome, made.chosen.plan, report, judged, options.in_force, steps)
     return _Made(made.chosen, outcome, judged, report)
 
 

@@ -38,7 +38,6 @@ from .report import ParitySummary as ParitySummary
 from .report import Picture as Picture
 from .report import Report as Report
 from .report import Split as Split
-from .report import StepTaken as StepTaken
 from .report import hits_to_text as hits_to_text
 from .report import numbers_to_text as numbers_to_text
 from .report import text_to_hits as text_to_hits
@@ -48,6 +47,7 @@ from .summary import summary_lines as summary_lines
 from .summary import summary_table as summary_table
 from .target import Target as Target
 from .target import TargetKind as TargetKind
+from .time_spent import StepTaken as StepTaken
 from .time_spent import time_told as time_told
 from .wording import correlation as correlation
 from .yardstick import ACCURACY as ACCURACY

@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from causal_prune.report.report import StepTaken, checked, read_json
+from causal_prune.report.report import checked, read_json
 from causal_prune.report.strict import Count, Positive, Strict
+from causal_prune.report.time_spent import StepTaken
 from causal_prune.report.yardstick import ACCURACY, Yardstick
 
 Above0 = Annotated[float, Field(gt=0)]

@@ -10,7 +10,6 @@ from causal_prune.report import ladder_words, reasons, tables, wording
 from causal_prune.report.figures import Plate, draw_figures
 from causal_prune.report.report import Picture, Report
 from causal_prune.report.size_words import HEADS, search_rows, search_told
-from causal_prune.report.time_spent import time_told
 from causal_prune.report.verdict import headline, standing
 from causal_prune.report.yardstick import NONE
 
@@ -76,7 +75,6 @@ def _fill(template: str, report: Report, plates: list[Plate], figures: Path) -> 
         size_heads=HEADS,
         sizes=() if report.search is None else search_rows(report.search, report.yardstick),
         sizes_told="" if report.search is None else search_told(report.search, report.yardstick),
-        time=time_told(report),
         frozen=tables.frozen_rows(report),
         curve=tables.curve_rows(report),
         classes=tables.class_rows(report),

@@ -203,14 +203,6 @@ class Picture(Strict):
     caption: str
 
 
-class StepTaken(Strict):
-    """A step of the run, whether it made the result or says what that is worth, and the seconds that it took."""
-
-    name: str
-    part: Literal["result", "evidence"]
-    seconds: Annotated[float, Field(ge=0)]
-
-
 class Report(Strict):
     """Everything that a bundle states. Accuracies are shares 0..1, latencies ms, sizes bytes.
 
@@ -219,7 +211,7 @@ class Report(Strict):
     right, a file has the names that were there first: `accuracy`, `hits`, `mcnemar_p` (see `FIRST_NAMES`). `options`
     are those in force, by key of a configuration; `class_names` stand in the order of the labels. `harm` is told of
     classifiers, `drifts` if they were asked for, `pictures` are files of the bundle; `search` is what was tried for
-    `max_drop`, `steps` what took how long. Reports of earlier versions lack these seven.
+    `max_drop`. Reports of earlier versions lack these six.
     classifiers, `drifts` if they were asked for, `pictures` are files of the bundle; there is no `ladder` where silent
     filters went. Reports of earlier versions lack these six.
     """
@@ -256,7 +248,6 @@ class Report(Strict):
     drifts: tuple[MapDrift, ...] = ()
     pictures: tuple[Picture, ...] = ()
     search: SizeSearch | None = None
-    steps: tuple[StepTaken, ...] = ()
     ladder: Ladder | None = None
 
     @model_validator(mode="before")

@@ -62,7 +62,7 @@ def test_bundle_is_whole(bundle: Path) -> None:
     files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     figures = {name for name in files if name.startswith("figures/")}
     assert files - figures == FILES
-    assert len(figures) == 5 and all(name.endswith(".png") for name in figures)
+    assert len(figures) == 6 and all(name.endswith(".png") for name in figures)
     verify(bundle)
     assert not [path for path in bundle.parent.iterdir() if path != bundle]
 

@@ -310,7 +310,9 @@ def test_without_evidence_there_is_the_result_alone(patched: None, tmp_path: Pat
     assert report.curve is None and report.agreement is None and report.pictures == ()
     assert report.harm is not None, "which images were lost is known without another pass"
     assert data.test.fetched == Counter(dict.fromkeys(range(15), 2)), "dense and causal"
-    assert {each.part for each in report.steps} == {"result"} and result.report == report
+    assert {each.part for each in result.steps} == {"result"} and result.report == report
+    timed = json.loads((out / "latency.json").read_text())["steps"]
+    assert [each["name"] for each in timed][:3] == ["trace", "observe", "score"]
 
 
 def test_the_bundle_is_there_before_anything_is_compared(
@@ -362,7 +364,7 @@ def test_what_ends_the_evidence_leaves_the_result(
 
 
 def test_the_steps_say_what_took_how_long(run: Run) -> None:
-    steps = {each.name: each for each in run.result.report.steps}
+    steps = {each.name: each for each in run.result.steps}
     assert list(steps)[:5] == ["trace", "observe", "score", "plan", "prove the cut"]
     assert steps["arms beside it"].part == "evidence" and steps["repair and test"].part == "result"
     assert all(each.seconds >= 0 for each in steps.values())
