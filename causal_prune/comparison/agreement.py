@@ -166,7 +166,7 @@ class Sample:
 
 
 THOROUGH = Sample(16, 100_000)
-QUICK = Sample(8, 10_000, halves=False)
+QUICK = Sample(8, 10_000)
 LEAST_IMAGES = 64
 
 

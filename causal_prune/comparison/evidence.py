@@ -31,10 +31,12 @@ class Pace:
     Attributes:
         image: Seconds for one image, forward.
         arm: Seconds for one arm: cut, repair, fine-tuning and test.
+        scores: Seconds for statistics and scores.
     """
 
     image: float
     arm: float
+    scores: float = 0.0
 
 
 class Allowance:
@@ -171,18 +173,21 @@ class _Beside:
             self.ran[place] = arm
 
     def ladder(self, outcome: Outcome) -> Ladder | None:
-        """Take the result apart, against both usual choices or against magnitude alone.
+        """Take the result apart, against the usual choices that are compared, or against the first of them alone.
 
         Args:
             outcome: The result.
 
         Returns:
-            The ladder; None where there is no time, or where nothing can be told.
+            The ladder; None where there is no time, where nothing is compared, or where nothing can be told.
         """
         ran = [self.rivals[place] for place in sorted(self.ran)]
         known = {rival.name for rival in ran}
+        asked = tuple(name for name in USUAL if name in self.asked.arms)
+        if not asked:
+            return None
         with step(LADDER):
-            for usual in (USUAL, USUAL[:1]):
+            for usual in dict.fromkeys((asked, asked[:1])):
                 networks = sum(1 if name in known else 2 for name in usual)
                 if self.allowance.fits(networks * self.pace.arm):
                     chosen = self.chosen
@@ -232,7 +237,7 @@ def _judging(recipe: Recipe, chosen: Chosen, pace: Pace, *, quick: bool) -> floa
         sample.most_images,
         max(LEAST_IMAGES, sample.interventions // max(units, 1)),
     )
-    return pace.image * images * (3 + BEHIND * units)
+    return pace.image * images * (3 + BEHIND * units) + pace.scores
 
 
 def _drawing(recipe: Recipe, pace: Pace, networks: int) -> float:

@@ -33,8 +33,10 @@ from causal_prune.pipeline.forecast import (
     FIGURES,
     MAKE,
     MAPS,
+    OBSERVE,
     PLAN,
     PROVE,
+    SCORE,
     WRITE,
     forecast,
     seconds_per_image,
@@ -106,7 +108,7 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
         made = _result(recipe, options, steps)
         if options.evidence != "none":
             with _kept_whatever_comes(options.out):
-                made = _with_evidence(recipe, options, made, Pace(image, _arm_seconds(steps, made)), steps)
+                made = _with_evidence(recipe, options, made, _pace(image, steps, made), steps)
     return Compressed(
         made.outcome.causal.model, made.chosen.plan, made.report, options.out, steps_taken(steps)
     )
@@ -158,6 +160,11 @@ def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, st
             report = assemble(recipe, options, made.chosen, outcome, judged)
             write_bundle(folder, outcome, made.chosen.plan, report, judged, options.in_force, steps)
     return _Made(made.chosen, outcome, judged, report)
+
+
+def _pace(image: float, steps: StepList, made: _Made) -> Pace:
+    scores = (steps.named(OBSERVE).seconds or 0.0) + (steps.named(SCORE).seconds or 0.0)
+    return Pace(image, _arm_seconds(steps, made), scores)
 
 
 def _arm_seconds(steps: StepList, made: _Made) -> float:

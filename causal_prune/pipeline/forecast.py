@@ -123,9 +123,10 @@ def _evidence(options: Options, arm: float, result: float) -> list[Step]:
     first = min(arms, FIRST) if options.in_two else arms
     left = result
     found = []
-    works = {ARMS: first * arm, LADDER: 2 * arm, FURTHER: (arms - first) * arm}
-    if not options.in_two:
-        del works[FURTHER]
+    works = {ARMS: first * arm, LADDER: min(arms, 2) * arm, FURTHER: (arms - first) * arm}
+    for name, wanted in ((LADDER, arms > 0), (FURTHER, options.in_two)):
+        if not wanted:
+            del works[name]
     for name, most in (works | {AGREEMENT: 0.3 * result, CURVE: 0.3 * result}).items():
         expected = most if options.evidence == "full" else min(most, left)
         left -= expected

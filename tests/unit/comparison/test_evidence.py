@@ -106,7 +106,7 @@ def test_a_sample_is_drawn_quickly_and_all_of_it_in_full(
     assert full.curve is not None and full.curve.shares == SHARES and len(full.curve.random[0]) == 2
     assert quick.agreement is not None and full.agreement is not None
     assert (quick.agreement.units, full.agreement.units) == (16, 26)
-    assert quick.agreement.stability is None and full.agreement.stability is not None
+    assert quick.agreement.stability is not None and full.agreement.stability is not None
 
 
 def test_what_is_left_out_is_ticked_off_as_such(
@@ -138,3 +138,16 @@ def test_the_ladder_stands_against_as_much_as_there_is_time_for(
     found = gathered(plain, chosen, Rivals(), Watch(monkeypatch), seconds)
     assert found.ladder is not None
     assert {rung.units for rung in found.ladder.rungs} == {"causal", *against}
+
+
+@pytest.mark.parametrize(
+    ("arms", "against"),
+    [(("causal",), None), (("causal", "random"), {"random"}), (("causal", "magnitude"), {"magnitude"})],
+)
+def test_the_ladder_runs_no_arm_that_nobody_asked_for(
+    plain: Recipe, chosen: Chosen, monkeypatch: pytest.MonkeyPatch, arms: Any, against: set[str] | None
+) -> None:
+    found = gathered(plain, chosen, Rivals(arms=arms, random_seeds=1), Watch(monkeypatch), None)
+    assert (found.ladder is None) == (against is None)
+    if found.ladder is not None and against is not None:
+        assert {rung.units for rung in found.ladder.rungs} == {"causal", *against}
