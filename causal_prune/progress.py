@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+NOTHING = 0.1
+"""A step that was left out took less than so many seconds."""
 HELD_SECONDS = 10.0
 """What a log shows begins after so long, or with the end of the work."""
 T = TypeVar("T")
@@ -218,7 +220,8 @@ def passed_over(name: str, why: str) -> None:
     if steps is not None:
         current = steps.named(name)
         current.remark, current.expected = why, None
-        _tell(_line(current))
+        if not current.running:  # else it is told with its end
+            _tell(_line(current))
 
 
 def duration(seconds: float) -> str:
@@ -312,10 +315,20 @@ def _grid(steps: StepList) -> Any:
     grid.add_column(overflow="fold", style="dim")
     for each in steps.steps:
         done = each.seconds is not None and not each.running
-        mark = "✓" if done else "▸" if each.running else "–" if each.remark else " "
+        mark = (
+            "–"
+            if each.remark and (each.seconds or 0.0) < NOTHING
+            else "✓"
+            if done
+            else "▸"
+            if each.running
+            else "–"
+            if each.remark
+            else " "
+        )
         about = f"about {duration(each.expected)}" if each.expected and not done else ""
         style = "bold" if each.running else "" if done else "dim"
-        time = duration(each.seconds) if done and each.seconds is not None else about
+        time = duration(each.seconds) if done and each.seconds is not None and mark == "✓" else about
         grid.add_row(mark, Text(each.name, style), Text(time, style), each.remark)
     waiting = any(each.seconds is None and not each.remark for each in steps.steps)
     if waiting and steps.expected():

@@ -110,6 +110,8 @@ def gather(
     if asked.in_two:
         with step(FURTHER):
             beside.run(None)
+            if beside.missing:
+                passed_over(FURTHER, f"{beside.missing} left out, for want of time")
     remarks = beside.remarks()
     agreement = curve = None
     with step(AGREEMENT):
@@ -150,6 +152,11 @@ class _Beside:
     allowance: Allowance
     ran: dict[int, ArmResult] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """How many have not run."""
+        return len(self.rivals) - len(self.ran)
 
     @property
     def random(self) -> list[Rival]:
@@ -221,10 +228,9 @@ class _Beside:
         Returns:
             Sentences for the report.
         """
-        missing, told = len(self.rivals) - len(self.ran), list(self.lacking)
-        if missing:
-            passed_over(FURTHER, f"{missing} left out, for want of time")
-            told.insert(0, _left_out(f"{missing} of {len(self.rivals)} arms beside the causal one"))
+        told = list(self.lacking)
+        if self.missing:
+            told.insert(0, _left_out(f"{self.missing} of {len(self.rivals)} arms beside the causal one"))
         return told
 
 

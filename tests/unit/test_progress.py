@@ -154,3 +154,12 @@ def test_what_fails_at_once_prints_no_step_and_what_fails_later_does(
     assert failing() == ""
     monkeypatch.setattr("causal_prune.progress.HELD_SECONDS", 0.0)
     assert failing() == "1 step: load\nload: 0.0 s\n"
+
+
+def test_no_step_of_a_log_is_told_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown(live=False), listed([Step("arms"), Step("maps")]):
+        with step("arms"):
+            passed_over("arms", "2 left out")
+        passed_over("maps", "no time")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["arms: 0.0 s (2 left out)", "maps: no time"]
