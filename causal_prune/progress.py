@@ -315,17 +315,8 @@ def _grid(steps: StepList) -> Any:
     grid.add_column(overflow="fold", style="dim")
     for each in steps.steps:
         done = each.seconds is not None and not each.running
-        mark = (
-            "–"
-            if each.remark and (each.seconds or 0.0) < NOTHING
-            else "✓"
-            if done
-            else "▸"
-            if each.running
-            else "–"
-            if each.remark
-            else " "
-        )
+        passed = bool(each.remark) and (each.seconds or 0.0) < NOTHING
+        mark = "▸" if each.running else "–" if passed else "✓" if done else " "
         about = f"about {duration(each.expected)}" if each.expected and not done else ""
         style = "bold" if each.running else "" if done else "dim"
         time = duration(each.seconds) if done and each.seconds is not None and mark == "✓" else about
