@@ -60,7 +60,7 @@ def run_job(settings: RunSettings, *, command: str) -> Compressed:
     with listed([Step(first), *map(Step, steps_of(options))]):
         with step(first):
             model, data = dense_and_data(settings, start)
-        made = compress(model, data, options.model_copy(update={"out": anchored(options.out, start)}))
+        made = compress(model, data, _anchored(options, start))
     return replace(made, bundle=options.out)
 
 
@@ -76,10 +76,18 @@ def dry_run_job(settings: RunSettings) -> tuple[Target, list[LayerWidths]]:
     Raises:
         CausalPruneError: As `run_job`.
     """
-    options = _options(settings, "")
-    recipe = recipe_of(*dense_and_data(settings, Path.cwd()), options)
+    start = Path.cwd()
+    options = _anchored(_options(settings, ""), start)
+    recipe = recipe_of(*dense_and_data(settings, start), options)
     chosen = choose(recipe, options)
     return chosen.plan.target, layer_entries(chosen.graph, chosen.plan, chosen.moments)
+
+
+def _anchored(options: Options, start: Path) -> Options:
+    """The same with paths that count from the folder of the start: a file of the user's may change the folder."""
+    paths = {name: getattr(options, name) for name in ("out", "plan")}
+    given = {name: anchored(path, start) for name, path in paths.items() if path is not None}
+    return options.model_copy(update=given)
 
 
 def frontier_job(settings: RunSettings, keep: tuple[float, ...], *, command: str) -> tuple[Frontier, Path]:
@@ -107,7 +115,8 @@ def frontier_job(settings: RunSettings, keep: tuple[float, ...], *, command: str
             CausalPruneNote,
         )
     nothing = dict.fromkeys(name for name in SETTLED if name != "max_drop") | {"remove_silent": False}
-    plain = {"epochs": 0, "explain": (), "out": out, "keep": keep, **nothing}
+    untrained = {**(given.in_force or {}), "epochs": 0, "explain": []}
+    plain = {"epochs": 0, "explain": (), "out": out, "keep": keep, "in_force": untrained, **nothing}
     options = FrontierOptions.model_construct(**{**dict(given), **plain})
     trained = settings.model is None and settings.from_bundle is None and settings.weights is None
     first = TRAIN if trained else LOAD

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from causal_prune.command_line import jobs
-from causal_prune.command_line.jobs import dry_run_job, inspect_job, run_job
+from causal_prune.command_line.jobs import dry_run_job, frontier_job, inspect_job, run_job
 from causal_prune.command_line.settings import RunSettings, load_settings
 from causal_prune.data.data import Data
-from causal_prune.errors import InputError, TargetError
+from causal_prune.errors import CausalPruneNote, InputError, TargetError
 from causal_prune.pipeline.flow import Compressed
 from causal_prune.pipeline.options import Options
 from causal_prune.sources.models import load_model
@@ -219,3 +219,40 @@ def test_a_model_without_a_shape_cannot_be_inspected(disk: Disk) -> None:
         InputError, match="^--input-shape: is missing; give .*, or --data, whose images have one$"
     ):
         inspect_job(settings(model=disk.model))
+
+
+def test_a_frontier_is_made_of_sizes_without_training(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[tuple[Any, Any, Any]] = []
+
+    def noted(model: Any, data: Any, options: Any) -> str:
+        given.append((model, data, options))
+        return "frontier"
+
+    monkeypatch.setattr(jobs, "frontier", noted)
+    monkeypatch.chdir(tmp_path)
+    named = settings(model=disk.model, data=disk.data, epochs=4, keep_macs=0.3, explain="saliency", seed=2)
+    with pytest.warns(
+        CausalPruneNote, match="`keep_macs` of the file is passed over: a frontier is made of the sizes"
+    ):
+        found, out = frontier_job(named, (0.5, 0.25), command="causal-prune frontier")
+    assert (found, out) == ("frontier", Path("export/net-frontier"))
+    ((_, data, options),) = given
+    assert data.split["test"] == 12
+    assert (options.keep, options.epochs, options.explain, options.keep_macs) == ((0.5, 0.25), 0, (), None)
+    assert (
+        options.in_force["epochs"] == 0
+        and options.in_force["seed"] == 2
+        and options.in_force["explain"] == []
+    )
+    own = settings(model=disk.model, data=disk.data, out="here", max_drop=0.05)
+    assert frontier_job(own, (0.5,), command="")[1] == Path("here")
+    assert given[1][2].max_drop == 0.05
+
+
+def test_a_plan_counts_from_the_folder_of_the_start(disk: Disk, compressed: list[Given]) -> None:
+    start = Path.cwd()
+    run_job(settings(model=disk.model, data=disk.data, plan="plans/a.json"), command="")
+    assert compressed[0][2].plan == start / "plans/a.json"
+    assert compressed[0][2].in_force["plan"] == "plans/a.json"
