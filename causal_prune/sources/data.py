@@ -15,7 +15,7 @@ from causal_prune.sources.splits import with_calibration
 
 SHOWN_AS_READ = ("digits", "noisy-digits", "imagefolder", "npz", "torchvision")
 """Kinds of data whose pixels are scaled and normalised here, so that this can be undone; factories do it themselves."""
-FORMS = "digits, noisy-digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT or path/file.py:factory"
+FORMS = "digits, imagefolder:DIR, npz:FILE, torchvision:NAME:ROOT, noisy-digits or path/file.py:factory"
 
 
 def load_data(
