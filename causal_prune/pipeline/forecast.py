@@ -32,8 +32,16 @@ def seconds_per_image(recipe: Recipe) -> float:
         recipe: The network, and calibration images.
 
     Returns:
-        Seconds for one image of a batch, the better of two passes.
+        Seconds for one image of a batch, the better of two passes; 0 where the network does not take them: what is
+        wrong is told by the step that needs it.
     """
+    try:
+        return _timed(recipe)
+    except Exception:  # noqa: BLE001 - whatever the user's network raises
+        return 0.0
+
+
+def _timed(recipe: Recipe) -> float:
     network, calibration = copied(recipe.dense).eval(), recipe.data.calibration
     count = min(TIMED_IMAGES, recipe.data.split["calibration"])
     images = torch.stack([calibration[k][0] for k in range(count)]).to(recipe.device)

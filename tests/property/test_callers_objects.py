@@ -132,6 +132,9 @@ VERBS: dict[str, Verb] = {
     "compress": lambda s, batches, _: cp.compress(
         s.net, data_of(s), keep_macs=0.6, epochs=0, arms=("causal",), threads=torch.get_num_threads()
     ),
+    "frontier": lambda s, batches, _: cp.frontier(
+        s.net, data_of(s), keep=(0.6,), evidence="none", threads=torch.get_num_threads()
+    ),
     "CausalCNNExplainer": lambda s, batches, _: cp.CausalCNNExplainer(s.net).collect_data(batches),
     **{
         f"explanation {name}": lambda s, batches, _, name=name: MAPPED[name](s.net, batches[0][0][:6])
