@@ -258,4 +258,4 @@ def _passed_over(name: str, what: str) -> str:
 
 
 def _left_out(what: str) -> str:
-    return f"{what} left out: with --evidence quick it takes no longer than the result did; --evidence full makes all"
+    return f"{what} left out: quick evidence takes no longer than the result did; full evidence makes all"

@@ -266,5 +266,5 @@ def _unreached(goal: Goal, dense: Measured, tried: list[Sized], recipe: Recipe) 
     return (
         f"{start}the smallest drop found is {best.drop:.4f}, at most {best.at_most:.4f} with confidence "
         f"{goal.confidence:g}, with {best.macs_kept:.3f} of the multiply-accumulates; ask for at least "
-        f"{math.ceil(best.at_most * 1e4) / 1e4:.4f}, or for --epochs"
+        f"{math.ceil(best.at_most * 1e4) / 1e4:.4f}, or for `epochs` of fine-tuning"
     )

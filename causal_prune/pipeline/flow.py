@@ -116,11 +116,10 @@ def compress(model: nn.Module, data: Data, options: Options) -> Compressed:
 
 @dataclass(frozen=True)
 class _Made:
-    """A run so far: what was chosen, the arms, what is told of them, and the report."""
+    """A run so far: what was chosen, the arms, and the report."""
 
     chosen: Chosen
     outcome: Outcome
-    judged: Judged
     report: Report
 
 
@@ -138,7 +137,7 @@ def _result(recipe: Recipe, options: Options, steps: StepList) -> _Made:
             judged = Judged(harm=harm_of(outcome, recipe.data.classes))
             report = assemble(recipe, options, chosen, outcome, judged)
             write_bundle(folder, outcome, chosen.plan, report, judged, options.in_force, steps)
-    return _Made(chosen, outcome, judged, report)
+    return _Made(chosen, outcome, report)
 
 
 def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, steps: StepList) -> _Made:
@@ -159,7 +158,7 @@ def _with_evidence(recipe: Recipe, options: Options, made: _Made, pace: Pace, st
             judged = Judged(found.curve, found.agreement, harm, drifts, sheets, found.remarks, found.ladder)
             report = assemble(recipe, options, made.chosen, outcome, judged)
             write_bundle(folder, outcome, made.chosen.plan, report, judged, options.in_force, steps)
-    return _Made(made.chosen, outcome, judged, report)
+    return _Made(made.chosen, outcome, report)
 
 
 def _pace(image: float, steps: StepList, made: _Made) -> Pace:
@@ -181,6 +180,8 @@ def _kept_whatever_comes(out: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
+        if out is None:
+            raise
         raise KeyboardInterrupt(f"interrupted; {out} holds the result, without what it is worth") from stop
     except Exception:
         if out is not None:

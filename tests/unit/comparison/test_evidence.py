@@ -77,7 +77,7 @@ def test_as_many_arms_run_as_there_is_time_for(
     left = [remark for remark in found.remarks if "arms beside the causal one" in remark]
     assert bool(left) == (len(arms) < 6)
     if left:
-        assert left[0].startswith(f"{6 - len(arms)} of 6 arms") and "--evidence full makes all" in left[0]
+        assert left[0].startswith(f"{6 - len(arms)} of 6 arms") and "full evidence makes all" in left[0]
     seeds = [arm.seed for arm in found.outcome.others if arm.name == "random"]
     assert seeds == list(range(len(seeds)))
 

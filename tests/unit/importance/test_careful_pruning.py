@@ -90,6 +90,9 @@ def test_a_step_that_does_what_was_asked_passes(options: dict[str, Any]) -> None
     pruner = careful(net, **options)
     for _ in range(options.get("iterative_steps", 1)):
         careful_step(pruner)
+    left = sum(module.out_channels for module in net.modules() if isinstance(module, nn.Conv2d))
+    whole = sum(module.out_channels for module in network().modules() if isinstance(module, nn.Conv2d))
+    assert 0.4 * whole <= left <= 0.6 * whole
 
 
 def test_groups_that_would_be_emptied_are_told() -> None:

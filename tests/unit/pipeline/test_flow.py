@@ -363,6 +363,15 @@ def test_what_ends_the_evidence_leaves_the_result(
         )
 
 
+def test_an_interrupt_without_a_folder_promises_none(patched: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow, "gather", ended)
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        compress(network(), images(), keep_macs=0.5, align=1)
+
+
 def test_the_steps_say_what_took_how_long(run: Run) -> None:
     steps = {each.name: each for each in run.result.steps}
     assert list(steps)[:5] == ["trace", "observe", "score", "plan", "prove the cut"]
