@@ -11,33 +11,25 @@ from torch import nn
 
 from causal_prune.comparison import Recipe, Rivals, SizedNetwork, rivals_of, sizes_of
 from causal_prune.compensation import REPAIRS
-from causal_prune.data import Data, held_out, loader
-from causal_prune.importance import score
-from causal_prune.machine import alignment, environment
+from causal_prune.data import Data
+from causal_prune.machine import environment
 from causal_prune.measure import measure_latency, speedup
 from causal_prune.network.ambient_modes import undisturbed
-from causal_prune.observation import observe
 from causal_prune.onnx_files import export_onnx
 from causal_prune.pipeline.findings import as_toml, steps_taken
 from causal_prune.pipeline.forecast import (
     EXPORT,
-    OBSERVE,
-    SCORE,
     SIZES,
-    TRACE,
     WRITE,
     seconds_per_image,
     sizes_forecast,
 )
 from causal_prune.pipeline.keywords import keywords_of
 from causal_prune.pipeline.options import MAX_DROP, FrontierOptions
-from causal_prune.pipeline.sanity import doubts
-from causal_prune.pipeline.steps import recipe_of
-from causal_prune.planning import SETTLED, Goal, check_prunable, plan
+from causal_prune.pipeline.steps import recipe_of, study
+from causal_prune.planning import SETTLED, Goal
 from causal_prune.progress import StepList, listed, status, step
 from causal_prune.report import Frontier, FrontierSize, draw_frontier, frontier_markdown, staged
-from causal_prune.surgery import PruningPlan
-from causal_prune.tracing import FilterGraph, trace
 
 
 @undisturbed
@@ -67,20 +59,20 @@ def frontier(model: nn.Module, data: Data, options: FrontierOptions) -> Frontier
         ``print(cp.frontier(model, data, keep=(0.7, 0.5, 0.35), arms=("causal",)))``
     """
     recipe = recipe_of(model, data, options)
-    doubted = doubts(recipe)
     rivals = _rivals(options)
     image = seconds_per_image(recipe)
     with (
         listed(sizes_forecast(recipe, image, len(options.keep) * (1 + _count(rivals)))) as steps,
         _folder(options) as folder,
     ):
-        with step(TRACE), status("trace"):
-            graph = trace(
-                recipe.dense, recipe.example, freeze=options.freeze, dependencies=options.dependencies
+        known = study(recipe, options)
+        notes = (*known.doubts, *known.moments.notes)
+        goal = options.part(Goal).model_copy(update={"max_drop": options.max_drop or MAX_DROP})
+        with step(SIZES):
+            others = rivals_of(known.graph, known.moments, rivals, options.seed)
+            dense, sizes = sizes_of(
+                recipe, known.graph, goal, options.keep, lambda share: known.plan_for(share, options), others
             )
-            check_prunable(graph)
-        dense, sizes, notes = _made(recipe, graph, options, rivals)
-        notes = (*doubted, *notes)
         with step(EXPORT):
             whole, told = _timed(recipe, dense, sizes, options)
         with step(WRITE):
@@ -100,34 +92,6 @@ def _rivals(options: FrontierOptions) -> Rivals:
 
 def _count(rivals: Rivals) -> int:
     return ("random" in rivals.arms) * rivals.seeds + ("magnitude" in rivals.arms)
-
-
-def _made(
-    recipe: Recipe, graph: FilterGraph, options: FrontierOptions, asked: Rivals
-) -> tuple[SizedNetwork, list[SizedNetwork], tuple[str, ...]]:
-    with step(OBSERVE):
-        moments = observe(recipe.dense, graph, loader(recipe.data.calibration), max_memory=options.max_memory)
-    with step(SCORE):
-        scores = score(
-            graph,
-            moments,
-            method=options.importance,
-            parents=options.parents,
-            seed=options.seed,
-            model=recipe.dense,
-            labelled=held_out(recipe.data.validation),
-            task=recipe.data.task,
-        )
-    block = alignment(options.align)
-
-    def plan_for(share: float) -> PruningPlan:
-        return plan(graph, scores, keep_macs=share, align=block)
-
-    goal = options.part(Goal).model_copy(update={"max_drop": options.max_drop or MAX_DROP})
-    with step(SIZES):
-        rivals = rivals_of(graph, moments, asked, options.seed)
-        dense, sizes = sizes_of(recipe, graph, goal, options.keep, plan_for, rivals)
-    return dense, sizes, tuple(moments.notes)
 
 
 def _timed(

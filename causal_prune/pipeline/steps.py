@@ -2,8 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from causal_prune.fine_tuning import Tuning
 from causal_prune.importance import FilterScores, score
 from causal_prune.machine import alignment
 from causal_prune.network.running import copied
-from causal_prune.observation import observe
+from causal_prune.observation import FilterMoments, observe
 from causal_prune.onnx_files import OnnxForm, check_form
 from causal_prune.pipeline.forecast import OBSERVE, PLAN, SCORE, TRACE
 from causal_prune.pipeline.options import Options
 from causal_prune.pipeline.sanity import doubts
-from causal_prune.planning import given_plan, plan, plan_latency
+from causal_prune.planning import check_prunable, given_plan, plan, plan_latency
 from causal_prune.progress import status, step
 from causal_prune.report import staged
 from causal_prune.surgery import PruningPlan
@@ -63,24 +64,61 @@ def recipe_of(model: nn.Module, data: Data, options: Options) -> Recipe:
     )
 
 
-def choose(recipe: Recipe, options: Options) -> Chosen:
-    """Look at the network, trace, observe, score and plan: all that is done before a cut, and all of a dry run.
+@dataclass(frozen=True)
+class Studied:
+    """What is known of a network before anything is chosen.
+
+    Attributes:
+        graph: What can be cut together.
+        moments: Statistics of the activity.
+        scores: How much every unit matters.
+        rescore: The same scores from other moments.
+        doubts: What was warned of the network before all that.
+        given: The plan of a file; None where none is named.
+    """
+
+    graph: FilterGraph
+    moments: FilterMoments
+    scores: FilterScores
+    rescore: Callable[[FilterMoments], FilterScores]
+    doubts: tuple[str, ...]
+    given: PruningPlan | None
+
+    def plan_for(self, share: float, options: Options) -> PruningPlan:
+        """The plan that keeps a share of the multiply-accumulates.
+
+        Args:
+            share: In (0, 1).
+            options: Of the run, for the alignment.
+
+        Returns:
+            The plan.
+
+        Raises:
+            TargetError: If no network keeps so little.
+        """
+        return plan(self.graph, self.scores, keep_macs=share, align=alignment(options.align))
+
+
+def study(recipe: Recipe, options: Options) -> Studied:
+    """Look at the network, trace, observe and score.
 
     Args:
         recipe: The network and its images.
         options: Of the run.
 
     Returns:
-        The units that go, and what the choice rests on.
+        What a choice rests on.
 
     Raises:
         InputError: If an option or the data cannot be used.
-        TargetError: If the target is out of reach, or nothing can be pruned.
+        TargetError: If nothing can be pruned.
     """
     dense, data = recipe.dense, recipe.data
     doubted = doubts(recipe)
     with step(TRACE), status("trace"):
         graph = trace(dense, recipe.example, freeze=options.freeze, dependencies=options.dependencies)
+        check_prunable(graph)
         given = None if options.plan is None else given_plan(graph, options.plan)
     with step(OBSERVE):
         moments = observe(dense, graph, loader(data.calibration), max_memory=options.max_memory)
@@ -96,32 +134,56 @@ def choose(recipe: Recipe, options: Options) -> Chosen:
     )
     with step(SCORE):
         scores = rescore(moments)
+    return Studied(graph, moments, scores, rescore, doubted, given)
+
+
+def choose(recipe: Recipe, options: Options) -> Chosen:
+    """Study the network and plan: all that is done before a cut, and all of a dry run.
+
+    Args:
+        recipe: The network and its images.
+        options: Of the run.
+
+    Returns:
+        The units that go, and what the choice rests on.
+
+    Raises:
+        InputError: If an option or the data cannot be used.
+        TargetError: If the target is out of reach, or nothing can be pruned.
+    """
+    known, found = study(recipe, options), None
     with step(PLAN):
-        if given is not None:
-            return Chosen(graph, moments, scores, given, rescore, doubted)
-        if options.max_drop is None:
-            planned = _planned(recipe, graph, scores, options)
-            return Chosen(graph, moments, scores, planned, rescore, doubted)
-        found = _searched(recipe, graph, scores, options)
-    return Chosen(graph, moments, scores, found.plan, rescore, doubted, found.made, found.search)
+        if known.given is None and options.max_drop is not None:
+            found = _searched(recipe, known, options)
+        planned = found.plan if found else known.given or _planned(recipe, known, options)
+    return Chosen(
+        known.graph,
+        known.moments,
+        known.scores,
+        planned,
+        known.rescore,
+        known.doubts,
+        found.made if found else None,
+        found.search if found else None,
+    )
 
 
-def _planned(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:
+def _planned(recipe: Recipe, known: Studied, options: Options) -> PruningPlan:
     kind, share = options.asked
     if kind == "remove_silent":
-        return plan(graph, scores, remove_silent=True)
+        return plan(known.graph, known.scores, remove_silent=True)
     if kind == "keep_latency":
-        return _fast(recipe, graph, scores, options)
+        return _fast(recipe, known, options)
     shares: dict[str, Any] = {kind: share}
-    return plan(graph, scores, align=alignment(options.align), **shares)
+    return plan(known.graph, known.scores, align=alignment(options.align), **shares)
 
 
-def _fast(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> PruningPlan:
+def _fast(recipe: Recipe, known: Studied, options: Options) -> PruningPlan:
     assert options.keep_latency is not None
     return plan_latency(
         recipe.dense,
-        graph,
-        scores,
+        known.graph,
+        known.scores,
         recipe.example,
         keep_latency=options.keep_latency,
         align=alignment(options.align),
@@ -130,18 +192,15 @@ def _fast(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Opt
     )
 
 
-def _searched(recipe: Recipe, graph: FilterGraph, scores: FilterScores, options: Options) -> Found:
+def _searched(recipe: Recipe, known: Studied, options: Options) -> Found:
     """The smallest network within the loss that was allowed, or the largest that is fast enough."""
     fast = None
     if options.keep_latency is not None:
         try:
-            fast = _fast(recipe, graph, scores, options)
+            fast = _fast(recipe, known, options)
         except TargetError as error:  # the loss may end the search before that
             warn(f"{error}; the smallest network within max_drop is looked for")
-    block = alignment(options.align)
-    return smallest_within(
-        recipe, options, lambda share: plan(graph, scores, keep_macs=share, align=block), fast
-    )
+    return smallest_within(recipe, options, lambda share: known.plan_for(share, options), fast)
 
 
 def prove(recipe: Recipe, chosen: Chosen) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import causal_prune as cp
 from causal_prune.importance.scores import FilterScores
 from causal_prune.measure.quality import evaluate
-from causal_prune.measure.statistics import mcnemar_exact, paired_difference, wilson_interval
+from causal_prune.measure.statistics import mcnemar_exact, two_way_difference, wilson_interval
 from causal_prune.planning.unit_choice import plan_like
 from causal_prune.surgery.pruning_plan import PruningPlan
 
@@ -157,12 +157,11 @@ def _verdicts(found: Mapping[str, list[Mapping[str, object]]]) -> None:
         if arm == "causal":
             continue
         values = [float(result["value"]) for result in results]  # type: ignore[arg-type]
-        difference = paired_difference([float(causal["value"]) - value for value in values])  # type: ignore[arg-type]
+        difference = two_way_difference(causal["hits"], [result["hits"] for result in results])  # type: ignore[arg-type]
         p = [mcnemar_exact(causal["hits"], result["hits"]) for result in results]  # type: ignore[arg-type]
         spread = f" ± {stdev(values):.2%}" if len(values) > 1 else ""
-        interval = (
-            f", 95 % interval {difference.ci95[0]:.2%} to {difference.ci95[1]:.2%}" if difference.ci95 else ""
-        )
+        bounds = difference.ci95
+        interval = f", 95 % over images and seeds {bounds[0]:.2%} to {bounds[1]:.2%}" if bounds else ""
         print(
             f"causal against {arm} ({mean(values):.2%}{spread}): {difference.mean:+.2%}{interval}; "
             f"McNemar p {max(p):.2g} at most"
