@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SILENT: ContextVar[bool] = ContextVar("causal_prune_silent", default=False)
 """Whether tables and sentences are not printed."""
-LOG_COLUMNS = 100
 Config = Annotated[
     Path | None, typer.Option(help="TOML file of these options; flags win.", rich_help_panel="Output")
 ]
@@ -323,16 +322,14 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def _print_tables(*tables: Any) -> None:
-    import io
-
     from rich.console import Console
 
-    console = Console()
-    for table in tables:
-        plain = Console(file=io.StringIO(), width=LOG_COLUMNS, no_color=True)
-        plain.print(table)
-        log(plain.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
-        if not SILENT.get():
+    from causal_prune.report import tables_as_text
+
+    log(tables_as_text(tables))
+    if not SILENT.get():
+        console = Console()
+        for table in tables:
             console.print(table)
 
 

@@ -24,6 +24,7 @@ from .ladder_words import ladder_told as ladder_told
 from .map_drift import DriftDifference as DriftDifference
 from .map_drift import MapDrift as MapDrift
 from .map_drift import NetworkDrift as NetworkDrift
+from .plain_text import tables_as_text as tables_as_text
 from .reasons import DRIFT_HEADS as DRIFT_HEADS
 from .reasons import drift_rows_told as drift_rows_told
 from .reasons import drift_table as drift_table

@@ -1,13 +1,13 @@
 """A report where a caller looks at it: as text on a terminal, as a part of a page in a notebook."""
 
 from html import escape
-from io import StringIO
 from typing import TYPE_CHECKING
 
 from causal_prune.report.frontier import Frontier
 from causal_prune.report.frontier_words import HEADS as FRONTIER_HEADS
 from causal_prune.report.frontier_words import frontier_lines, frontier_rows, frontier_table
 from causal_prune.report.ladder_words import ladder_heads, ladder_rows, ladder_told
+from causal_prune.report.plain_text import tables_as_text
 from causal_prune.report.report import Report
 from causal_prune.report.summary import summary_lines, summary_table
 from causal_prune.report.tables import arm_rows
@@ -15,9 +15,6 @@ from causal_prune.report.tables import arm_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
-TEXT_COLUMNS = 100
 HEADS = (
     "arm",
     "quality",
@@ -39,7 +36,7 @@ def as_text(report: Report) -> str:
     Returns:
         Lines without control codes.
     """
-    return "\n".join([_plain(summary_table(report)), "", *summary_lines(report)])
+    return "\n".join([tables_as_text([summary_table(report)]), "", *summary_lines(report)])
 
 
 def frontier_text(frontier: Frontier) -> str:
@@ -51,7 +48,7 @@ def frontier_text(frontier: Frontier) -> str:
     Returns:
         Lines without control codes.
     """
-    return "\n".join([_plain(frontier_table(frontier)), "", *frontier_lines(frontier)])
+    return "\n".join([tables_as_text([frontier_table(frontier)]), "", *frontier_lines(frontier)])
 
 
 def frontier_html(frontier: Frontier) -> str:
@@ -67,14 +64,6 @@ def frontier_html(frontier: Frontier) -> str:
     return "\n".join(
         [f"<h4>{escape(frontier.title)}</h4>", _table(FRONTIER_HEADS, frontier_rows(frontier)), *lines]
     )
-
-
-def _plain(table: "Table") -> str:
-    from rich.console import Console
-
-    file = StringIO()
-    Console(file=file, width=TEXT_COLUMNS, no_color=True, force_terminal=False).print(table)
-    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
 
 
 def as_html(report: Report) -> str:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from causal_prune.network.layer_kinds import Grouping, Kind
+from causal_prune.report import tables_as_text
 from causal_prune.surgery import (
     AdapterCut,
     ConstantFold,
@@ -284,9 +285,9 @@ class FilterGraph:
 
     def __str__(self) -> str:
         """The tables of `causal-prune inspect`, as text."""
-        from causal_prune.tracing.graph_tables import as_text, inspection_tables  # it draws graphs
+        from causal_prune.tracing.graph_tables import inspection_tables  # it draws graphs
 
-        return as_text(inspection_tables(self))
+        return tables_as_text(inspection_tables(self))
 
     @property
     def prunable(self) -> tuple[Group, ...]:

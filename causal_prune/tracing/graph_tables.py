@@ -1,7 +1,6 @@
-"""A graph as tables for the terminal and as text."""
+"""A graph as tables for the terminal."""
 
-from collections.abc import Iterable, Sequence
-from io import StringIO
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from causal_prune.tracing.filter_graph import FilterGraph
@@ -9,7 +8,6 @@ from causal_prune.tracing.filter_graph import FilterGraph
 if TYPE_CHECKING:
     from rich.table import Table
 
-TEXT_COLUMNS = 100
 NUMBERS = ("units", "filters", "inputs", "MACs")
 
 
@@ -81,22 +79,3 @@ def plain_table(title: str, *columns: str, numbers: Sequence[str] = ()) -> "Tabl
     for column in numbers:
         table.add_column(column, overflow="fold", justify="right")
     return table
-
-
-def as_text(tables: "Iterable[Table]", width: int = TEXT_COLUMNS) -> str:
-    """Tables as plain text.
-
-    Args:
-        tables: They.
-        width: In columns.
-
-    Returns:
-        Lines without control codes and without blanks at their ends.
-    """
-    from rich.console import Console
-
-    file = StringIO()
-    console = Console(file=file, width=width, no_color=True, force_terminal=False)
-    for table in tables:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())

@@ -8,8 +8,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from causal_prune.report.plain_text import tables_as_text
 from causal_prune.tracing.filter_graph import FilterGraph
-from causal_prune.tracing.graph_tables import as_text, inspection_tables, plain_table
+from causal_prune.tracing.graph_tables import inspection_tables, plain_table
 from causal_prune.tracing.network_trace import trace
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def test_long_names_are_folded_and_not_cut_off(graph: FilterGraph) -> None:
 
 def test_a_graph_prints_as_its_tables(graph: FilterGraph) -> None:
     text = str(graph)
-    assert text == as_text(inspection_tables(graph)) and "\x1b" not in text
+    assert text == tables_as_text(inspection_tables(graph)) and "\x1b" not in text
     for told in ("What is cut together", "Layers", "What is not cut", "frozen by the caller"):
         assert told in text
     assert not any(line.endswith(" ") for line in text.splitlines())
