@@ -57,8 +57,7 @@ def smallest_within(
     A size is taken if the one-sided bound of its loss, paired on the same images (see `largest_loss`), is within the
     limit. Sizes are bracketed by the share of the multiply-accumulates that stays, on a logarithmic scale; the next is
     where a straight line between the bounds of the bracket's ends meets the limit, kept to the bracket's middle half,
-    or the middle itself where the same end has moved twice. Where none was within, the last is the largest that may be
-    tried.
+    or the middle itself where the same end has moved twice.
 
     Args:
         recipe: What all arms share. Of its data the validation split is read, the test split is not.
@@ -106,10 +105,9 @@ def _narrow(
     assert limit is not None
     bracket = _Bracket(low, limit, tried[0].told.at_most - limit if tried else None)
     for _ in track(_until(tried), "size", total=CANDIDATES - len(tried), unit="candidate"):
-        last = len(tried) == CANDIDATES - 1 and not any(each.told.within for each in tried)
-        share = LARGEST if last else START if not tried and low < START else bracket.between()
-        if bracket.narrow and not last:
+        if bracket.narrow:
             return
+        share = START if not tried and low < START else bracket.between()
         try:
             plan = plan_for(share)
         except TargetError:  # fewer multiply-accumulates than the narrowest network has
